@@ -1,0 +1,97 @@
+"""Every error that a user may see, with what to do about it and its exit status.
+
+Nothing here knows where an error is shown: the front ends (``cli``, ``plugin``)
+turn one into a line and an exit status.
+"""
+
+from __future__ import annotations
+
+
+class ManualBuildError(Exception):
+    """Base of the errors shown without a traceback.
+
+    ``problem`` says what is wrong and where, ``remedy`` what to do about it,
+    ``detail`` holds text of somebody else (a solver, an engine) in full.
+    """
+
+    exit_code = 4  # the status pytest uses for a mistake in how it was called
+
+    def __init__(self, problem: str, *, remedy: str, detail: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+        self.detail = detail
+
+    def __str__(self) -> str:
+        """Return the error in one line, the detail of others below it."""
+        line = f"{self.problem} {self.remedy}"
+        return f"{line}\n{self.detail}" if self.detail else line
+
+
+class RecipeError(ManualBuildError):
+    """A recipe that cannot be rendered."""
+
+
+class ArtifactError(ManualBuildError):
+    """A package file that cannot be read, or that is not what its name says."""
+
+
+class MatrixError(ManualBuildError):
+    """A matrix file that cannot be used."""
+
+
+class PolicyError(ManualBuildError):
+    """A policy file that cannot be used."""
+
+
+class EvidenceError(ManualBuildError):
+    """A folder of evidence that cannot be read or written."""
+
+
+class UploadError(ManualBuildError):
+    """A package that was not published, or not as asked."""
+
+    exit_code = 1
+
+
+class HostError(ManualBuildError):
+    """A host, engine, disk or network that keeps us from finding out.
+
+    Never the package's fault: what raises it ends as outcome ``error``.
+    """
+
+    exit_code = 16
+
+
+class HostUnavailable(HostError):
+    """The host could not be started or reached."""
+
+
+class HostLost(HostError):
+    """The host went away, or stopped answering, while it was in use."""
+
+
+class ChannelError(HostError):
+    """A channel that cannot be reached or read."""
+
+
+class EnvironmentBroken(HostError):
+    """The environment could not be linked or delivered, for no fault of the package."""
+
+
+class Unsolvable(ManualBuildError):
+    """The solver finds no environment for the package: the package's failure."""
+
+    exit_code = 1
+
+
+class Uninstallable(ManualBuildError):
+    """The package cannot be linked into an environment: the package's failure."""
+
+    exit_code = 1
+
+
+class NotApplicable(ManualBuildError):
+    """The host's facts cannot satisfy a virtual package that the package asks for."""
+
+    exit_code = 8

@@ -1,0 +1,142 @@
+"""The seam of this folder: what a kind of host must offer.
+
+A provider makes hosts ready and removes them; a connection talks to one that
+is up. Neither knows what a check is: the engine (``execution``) decides what
+runs, and blames nobody but the host for what is raised here (``HostError``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+
+Progress = Callable[[str], None]
+"""Called with a few words on what goes on, such as ``pulling debian:12 (40 %)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Bytes that the script wrote, exactly as they came."""
+
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The script called ``mark TEXT``; all its output before that has been handed out."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """The script ended; nothing follows. A signal N shows as 128 + N."""
+
+    status: int
+
+
+Event = Output | Mark | Exit
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandResult:
+    """What one short script did, with its whole output."""
+
+    exit_status: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a host wants an environment to be linked for it."""
+
+    root: str
+    """Folder on the host below which the (padded) prefix goes; no trailing slash."""
+    in_place: bool
+    """True: link straight into the prefix, which is on this machine, for this host alone.
+    False: link once into the cache; the provider shows a copy-on-write view of it at the prefix."""
+
+
+class Running(Protocol):
+    """A script under way on a host."""
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        """Return the next event, or None if there is none within ``timeout_s`` seconds.
+
+        Raises HostLost when the connection broke or the host stopped answering
+        (a paused container), which is found out by itself while waiting.
+        """
+        ...
+
+    def kill(self) -> None:
+        """Kill the script and all its descendants inside the host, at once.
+
+        Events that follow end with an Exit. Raises HostLost when the host does not answer.
+        """
+        ...
+
+
+class Connection(Protocol):
+    """A way into a host that is up: one persistent, framed shell. Not for several threads at once."""
+
+    def start(self, script: str) -> Running:
+        """Start a bash script in its own process group, with an empty standard input.
+
+        The script may call the shell function ``mark TEXT`` (defined for it,
+        not exported) to put a Mark into the events. It inherits a built
+        environment (PATH of the system, HOME, TMPDIR, LANG=C.UTF-8 and nothing
+        of the caller's). Only one script runs at a time.
+        """
+        ...
+
+    def run(self, script: str, *, timeout_s: float) -> CommandResult:
+        """Run a short script to its end; HostLost when it takes longer than ``timeout_s``."""
+        ...
+
+    def put(self, folder: str, files: Mapping[str, bytes]) -> None:
+        """Write files (relative paths with ``/``) below an absolute folder, which is made."""
+        ...
+
+    def close(self) -> None:
+        """Release the host and everything made for it. Never raises; safe to call twice."""
+        ...
+
+
+class Provider(Protocol):
+    """Makes and removes the hosts of one kind."""
+
+    def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
+        """Return the host's facts, fetching its image if it is missing.
+
+        What cannot change without the image changing may come from a cache.
+        Raises HostUnavailable with what to do.
+        """
+        ...
+
+    def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
+        """Say where the environment of a package goes on that host."""
+        ...
+
+    def start(
+        self,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> Connection:
+        """Start the host with these environments at their prefixes, and connect.
+
+        Records what it is about to make with ``run.expect`` before it makes it.
+        Raises HostUnavailable (the host) or EnvironmentBroken (the delivery).
+        """
+        ...
+
+    def sweep(self, run: Run) -> list[str]:
+        """Remove whatever that (dead or ended) run left of this kind; say what was removed."""
+        ...

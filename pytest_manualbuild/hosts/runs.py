@@ -1,0 +1,112 @@
+"""The record of a run on disk, so that whatever a killed run left can be found and removed.
+
+A run writes down what it is about to make before it makes it, and holds a lock
+on its record while it lives. A record whose lock is free belongs to a dead run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+CACHE_VARIABLE = "MANUALBUILD_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for this tool, which may not exist yet.
+
+    ``MANUALBUILD_CACHE`` names another one; else ``XDG_CACHE_HOME`` is respected.
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "pytest-manualbuild"
+
+
+class Run:
+    """One run of the tool: its id, its folder on this machine, and what it made where.
+
+    Workers of the controller open the same run with ``Run.join``.
+    """
+
+    def __init__(self, run_id: str, folder: Path) -> None:
+        self.run_id = run_id
+        self.folder = folder
+        self._lock: int | None = None
+
+    @classmethod
+    def begin(cls) -> Run:
+        """Make the folder of a new run and lock it for the life of this process."""
+        run_id = uuid.uuid4().hex
+        folder = cache_folder() / "runs" / run_id
+        folder.mkdir(parents=True, mode=0o700)
+        run = cls(run_id, folder)
+        descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run._lock = descriptor
+        return run
+
+    @classmethod
+    def join(cls, run_id: str) -> Run:
+        """Open the run of the controller in one of its workers, without its lock."""
+        return cls(run_id, cache_folder() / "runs" / run_id)
+
+    def expect(self, kind: str, **what: str) -> None:
+        """Write down that a thing of this kind of host is about to be made.
+
+        One line of JSON in ``made.jsonl``, on disk when this returns: ``{"kind": ..., **what}``.
+        """
+        line = json.dumps({"kind": kind, **what}, sort_keys=True) + "\n"
+        descriptor = os.open(
+            self.folder / "made.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def made(self, kind: str) -> list[dict[str, str]]:
+        """Return what was written down for this kind of host; a torn last line is left out."""
+        try:
+            text = (self.folder / "made.jsonl").read_text()
+        except FileNotFoundError:
+            return []
+        entries = []
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry.get("kind") == kind:
+                entries.append(entry)
+        return entries
+
+    def forget(self) -> None:
+        """Remove the record, after everything of the run was removed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def dead_runs() -> Iterator[Run]:
+    """Yield the runs whose process is gone, each locked by us while it is in hand."""
+    for folder in sorted((cache_folder() / "runs").glob("*")):
+        try:
+            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        run = Run(folder.name, folder)
+        run._lock = descriptor
+        yield run

@@ -1,0 +1,315 @@
+"""The values that travel down the road: frozen, plain, and the same for every stop.
+
+Nothing here reads a file, touches a host or judges. Names are those of the
+design: host, check, test section, artifact, environment, outcome, cause.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a check ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"  # the package said no
+    ERROR = "error"  # we could not find out: host, engine, disk, network
+    SKIPPED = "skipped"  # it did not run; the cause says why
+
+
+class Cause(StrEnum):
+    """Why a check ended as it did."""
+
+    # passed
+    OK = "ok"
+    # failed
+    EXIT_STATUS = "exit-status"
+    TIMEOUT = "timeout"
+    UNSOLVABLE = "unsolvable"
+    UNINSTALLABLE = "uninstallable"
+    # error
+    HOST_UNAVAILABLE = "host-unavailable"
+    HOST_LOST = "host-lost"
+    CHANNEL = "channel"
+    ENVIRONMENT = "environment"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
+    # skipped
+    RECIPE = "recipe"
+    NOT_REACHED = "not-reached"
+    NOT_APPLICABLE = "not-applicable"
+    WAIVED = "waived"
+    NOT_SELECTED = "not-selected"
+
+
+class CheckKind(StrEnum):
+    """What sort of thing a check runs."""
+
+    INSTALL = "install"
+    IMPORT = "import"
+    COMMAND = "command"
+    SCRIPT = "script"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One import, command, script or built-in check: one pytest item on each host."""
+
+    name: str
+    """The name in reports: no host, hash or version in it, so that histories work."""
+    kind: CheckKind
+    language: str = ""
+    text: str = ""
+    """What is run: the module, the command line, or the script's path in the recipe."""
+    index: int = 0
+    """Position in its list of the recipe, from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestFile:
+    """One file that the tests need, as it stands in the recipe folder."""
+
+    path: str
+    """Relative to the recipe folder, with ``/``."""
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One import, in the language that does it."""
+
+    language: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSection:
+    """What a recipe says must be tested, of one output: the reviewed text of the tests."""
+
+    imports: tuple[Import, ...] = ()
+    commands: tuple[str, ...] = ()
+    scripts: tuple[TestFile, ...] = ()
+    """``run_test.*`` of the recipe, in the order in which conda-build runs them."""
+    requires: tuple[str, ...] = ()
+    files: tuple[TestFile, ...] = ()
+    source_files: tuple[str, ...] = ()
+    downstreams: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One package that a recipe describes, rendered for one variant."""
+
+    name: str
+    version: str
+    build_number: int
+    noarch: str | None
+    skip: bool
+    section: TestSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One built package file, as its bytes and its ``info/`` say."""
+
+    path: str
+    """Absolute path of the file when it was read."""
+    subdir: str
+    filename: str
+    sha256: str
+    size: int
+    name: str
+    version: str
+    build: str
+    build_number: int
+    noarch: str | None
+    depends: tuple[str, ...]
+    constrains: tuple[str, ...]
+    variant: dict[str, str] = field(default_factory=dict)
+    """``info/hash_input.json``: the variant keys that the build used, as text."""
+
+    @property
+    def key(self) -> str:
+        """``subdir/filename``: what names the package in a plan and in evidence."""
+        return f"{self.subdir}/{self.filename}"
+
+    @property
+    def dist(self) -> str:
+        """``name-version-build``."""
+        return f"{self.name}-{self.version}-{self.build}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """One host of the matrix, as its table says."""
+
+    name: str
+    kind: str
+    subdir: str
+    required: bool = True
+    network: bool = False
+    standin: bool = False
+    """A replacement for a system we do not have: never satisfies ``required``."""
+    provides: tuple[str, ...] = ()
+    eol: str | None = None
+    isolation: str = "host"
+    """``host``: one container for all packages of a run; ``package``: a fresh one each."""
+    image: str | None = None
+    engine: str | None = None
+    memory: str | None = None
+    """Limit, in the engine's notation, such as ``4g``."""
+    pids: int | None = None
+    """Limit of processes and threads."""
+    address: str | None = None
+    port: int | None = None
+    ssh_config: str | None = None
+    identity_file: str | None = None
+    shell: str = "sh"
+    root: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """The hosts of one matrix file, in its order."""
+
+    name: str
+    sha256: str
+    """Of the bytes of the file."""
+    hosts: tuple[Host, ...]
+    text: str
+    """The file itself, for the evidence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a host really is, as it said itself."""
+
+    os_id: str = ""
+    os_version: str = ""
+    os_name: str = ""
+    kernel: str = ""
+    arch: str = ""
+    glibc: str | None = None
+    macos: str | None = None
+    image_digest: str | None = None
+    user: str = ""
+    notes: tuple[str, ...] = ()
+    """What the host cannot do or keep, in sentences: network not cut off, and the like."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPackage:
+    """One artifact with what must be tested of it."""
+
+    artifact: Artifact
+    label: str
+    """Short, free of hashes, and unique in the plan: the PACKAGE of a report's class name."""
+    section: TestSection
+    checks: tuple[Check, ...]
+    """In the order in which they run; the first is always ``install``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One package on one host."""
+
+    host: str
+    package: str
+    """The artifact's key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Checks x packages x hosts: made once, touches no host, is plain JSON."""
+
+    recipe: str
+    """Absolute path of the recipe folder."""
+    recipe_sha256: str
+    """Over the sorted paths and hashes of the folder's files."""
+    matrix: Matrix
+    packages: tuple[PlannedPackage, ...]
+    cells: tuple[Cell, ...]
+    """In the order of the matrix, then of the packages."""
+
+    def package(self, key: str) -> PlannedPackage:
+        """Return the package of that key; KeyError if the plan has none."""
+        for planned in self.packages:
+            if planned.artifact.key == key:
+                return planned
+        raise KeyError(key)
+
+    def host(self, name: str) -> Host:
+        """Return the host of that name; KeyError if the matrix has none."""
+        for host in self.matrix.hosts:
+            if host.name == name:
+                return host
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What became of one check of one package on one host."""
+
+    host: str
+    package: str
+    check: str
+    outcome: Outcome
+    cause: Cause
+    message: str = ""
+    """One sentence for people; empty when it passed."""
+    exit_status: int | None = None
+    """Of the command or script; None when it did not run to its end."""
+    duration_s: float = 0.0
+    stdout: str = ""
+    """Head and tail, at most 64 KiB; bytes that are not UTF-8 as ``\\xNN``."""
+    stderr: str = ""
+    log: str | None = None
+    """The full output, relative to the folder of the evidence."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstalledPackage:
+    """One package of an environment, with the bytes that it came from."""
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    sha256: str
+    channel: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkedEnvironment:
+    """A conda prefix that is linked on the controller, for delivery to a host."""
+
+    path: str
+    """Where its files lie on the controller."""
+    prefix: str
+    """Where its files must lie on the host: what was written into them."""
+    packages: tuple[InstalledPackage, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostRecord:
+    """What the evidence says of one host."""
+
+    name: str
+    state: str
+    """``tested``, ``unavailable``, ``lost`` or ``never-reached``."""
+    facts: Facts | None = None
+    message: str = ""
+    environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
+    """By package key."""
+    phases_s: dict[str, float] = field(default_factory=dict)
+    """Seconds spent in each phase: provision, environment, run, release."""
+
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""Names of hosts and runs: safe as a file name, a container label and an XML name part."""
