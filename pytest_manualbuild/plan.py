@@ -1,0 +1,233 @@
+"""Makes the plan: which checks of which packages run on which hosts.
+
+The plan touches no host, is plain JSON, and has a digest. The gate makes the
+same list again from the package, so the rules for it stand here once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_manualbuild import package, recipe
+from pytest_manualbuild.errors import ArtifactError, ManualBuildError, MatrixError
+from pytest_manualbuild.model import (
+    Artifact,
+    Cell,
+    Check,
+    CheckKind,
+    Host,
+    Matrix,
+    Output,
+    Plan,
+    PlannedPackage,
+    TestSection,
+)
+
+INSTALL = Check(name="install", kind=CheckKind.INSTALL)
+_NAME_LENGTH = 80
+_HASH = re.compile(r"h[0-9a-f]{7}")
+
+
+def make(
+    recipe_folder: Path, artifacts: Path | None, matrix: Matrix, on: str | None = None
+) -> Plan:
+    """Plan the checks of a recipe for the packages built from it.
+
+    ``artifacts`` is where the packages are looked for (None: beside the recipe,
+    see ``package.find``). ``on`` is a glob that selects hosts by name; what it
+    leaves out is left out of the plan's cells, not of its matrix.
+    Raises RecipeError, ArtifactError or MatrixError.
+    """
+    selected = [host for host in matrix.hosts if on is None or fnmatch.fnmatchcase(host.name, on)]
+    if not selected:
+        names = ", ".join(host.name for host in matrix.hosts)
+        raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
+    # The recipe first: without one there is nothing to look for packages of.
+    folder = recipe.load(recipe_folder, subdir=selected[0].subdir).folder
+    found = [package.read(path) for path in package.find(folder, artifacts)]
+    planned = [
+        (artifact, section_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+    ]
+    labels = _labels([artifact for artifact, _ in planned])
+    packages = tuple(
+        PlannedPackage(artifact=artifact, label=label, section=section, checks=checks(section))
+        for (artifact, section), label in zip(planned, labels, strict=True)
+    )
+    return Plan(
+        recipe=str(folder),
+        recipe_sha256=recipe.folder_sha256(folder),
+        matrix=matrix,
+        packages=packages,
+        cells=cells(selected, [artifact for artifact, _ in planned]),
+    )
+
+
+def section_of(folder: Path, artifact: Artifact) -> TestSection:
+    """Render the recipe with the package's variant; return the tests of its output.
+
+    Raises RecipeError, or ArtifactError when the recipe describes no such package.
+    """
+    subdir = "linux-64" if artifact.subdir == "noarch" else artifact.subdir
+    outputs = recipe.load(folder, subdir=subdir, variant=artifact.variant).outputs
+    for output in outputs:
+        if output.name == artifact.name and output.version == artifact.version:
+            return _checked(output, artifact)
+    described = ", ".join(f"{output.name} {output.version}" for output in outputs) or "nothing"
+    raise ArtifactError(
+        f"{artifact.key}: the recipe {folder} describes no {artifact.name} {artifact.version},"
+        f" only {described}.",
+        remedy="Give the recipe that it was built from, or other --artifacts.",
+    )
+
+
+def _checked(output: Output, artifact: Artifact) -> TestSection:
+    if output.skip:
+        raise ArtifactError(
+            f"{artifact.key}: the recipe skips {output.name} on {artifact.subdir}.",
+            remedy="Remove the package, or correct the recipe's skip.",
+        )
+    if bool(output.noarch) != (artifact.subdir == "noarch"):
+        raise ArtifactError(
+            f"{artifact.key}: the recipe says noarch: {output.noarch or 'no'}, the package is in"
+            f" {artifact.subdir}.",
+            remedy="Build it again from this recipe.",
+        )
+    return output.section
+
+
+def checks(section: TestSection) -> tuple[Check, ...]:
+    """Return the checks of a test section in the order in which they run, ``install`` first.
+
+    Names stay the same from run to run; a repeated one gets `` #2`` and so on.
+    """
+    found = [INSTALL]
+    for script in section.scripts:
+        if not script.path.endswith((".sh", ".bat")):
+            found.append(_script(script.path))
+    found += [
+        Check(
+            name=f"imports: {item.name}"
+            if item.language == "python"
+            else f"imports[{item.language}]: {item.name}",
+            kind=CheckKind.IMPORT,
+            language=item.language,
+            text=item.name,
+            index=index,
+        )
+        for index, item in enumerate(section.imports)
+    ]
+    found += [_script(script.path) for script in section.scripts if script.path.endswith(".sh")]
+    found += [
+        Check(
+            name=f"commands[{index}]: {_one_line(command)}",
+            kind=CheckKind.COMMAND,
+            language="shell",
+            text=command,
+            index=index,
+        )
+        for index, command in enumerate(section.commands)
+    ]
+    return tuple(_distinct(found))
+
+
+_LANGUAGES = {".py": "python", ".sh": "shell", ".pl": "perl", ".lua": "lua", ".r": "r"}
+
+
+def _script(path: str) -> Check:
+    language = _LANGUAGES.get(Path(path).suffix, "")
+    return Check(name=path, kind=CheckKind.SCRIPT, language=language, text=path)
+
+
+def _one_line(command: str) -> str:
+    line = " ".join(command.split())
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "…"
+
+
+def _distinct(found: Iterable[Check]) -> Iterable[Check]:
+    seen: Counter[str] = Counter()
+    for check in found:
+        seen[check.name] += 1
+        if seen[check.name] == 1:
+            yield check
+        else:
+            yield replace(check, name=f"{check.name} #{seen[check.name]}")
+
+
+def cells(hosts: Iterable[Host], artifacts: Sequence[Artifact]) -> tuple[Cell, ...]:
+    """Return which package goes to which host: those of the host's subdir, and noarch ones."""
+    return tuple(
+        Cell(host=host.name, package=artifact.key)
+        for host in hosts
+        for artifact in artifacts
+        if artifact.subdir in (host.subdir, "noarch")
+    )
+
+
+def _labels(artifacts: Sequence[Artifact]) -> list[str]:
+    """Name each package by as little as tells it from the others, without hashes."""
+
+    def forms(artifact: Artifact) -> tuple[str, ...]:
+        build = _HASH.sub("", artifact.build).strip("_") or artifact.build
+        extension = "conda" if artifact.filename.endswith(".conda") else "tar_bz2"
+        name, version = artifact.name, artifact.version
+        return (
+            name,
+            f"{name}-{extension}",
+            f"{name}-{build}",
+            f"{name}-{version}-{build}",
+            f"{name}-{version}-{build}-{extension}",
+            f"{name}-{version}-{build}-{extension}-{artifact.subdir}",
+            artifact.key.replace("/", "-"),
+        )
+
+    for level in zip(*map(forms, artifacts), strict=True):
+        labels = [label.replace(".", "_") for label in level]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [artifact.key.replace("/", "-") for artifact in artifacts]
+
+
+def expected(plan: Plan) -> list[tuple[str, str, str]]:
+    """Return every (host, package key, check name) of the plan, in order."""
+    return [
+        (cell.host, cell.package, check.name)
+        for cell in plan.cells
+        for check in plan.package(cell.package).checks
+    ]
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan as plain JSON values."""
+    value: dict[str, Any] = msgspec.to_builtins(plan)
+    return value
+
+
+def from_json(value: object) -> Plan:
+    """Return the plan from what ``to_json`` gave; ManualBuildError for anything else."""
+    try:
+        return msgspec.convert(value, type=Plan)
+    except msgspec.ValidationError as error:
+        raise ManualBuildError(
+            f"This is not a plan: {error}.", remedy="Make it again with `manualbuild plan --json`."
+        ) from error
+
+
+def digest(plan: Plan) -> str:
+    """Return the sha256 of what is planned, whatever the folders are where it lies."""
+    value = to_json(plan)
+    del value["recipe"]
+    for planned in value["packages"]:
+        del planned["artifact"]["path"]
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
