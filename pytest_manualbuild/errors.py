@@ -71,6 +71,10 @@ class HostLost(HostError):
     """The host went away, or stopped answering, while it was in use."""
 
 
+class Interrupted(HostError):
+    """The run was stopped while the host was in use."""
+
+
 class ChannelError(HostError):
     """A channel that cannot be reached or read."""
 

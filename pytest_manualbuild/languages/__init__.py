@@ -1,0 +1,17 @@
+"""How the tests of each language are run: one file per language, one line in the table.
+
+A language turns its part of a test section into a piece of bash script. The
+piece says with ``mark`` when a check begins and ends (``begin N``, ``end N
+STATUS``, N being the check's position in the plan), so that each check gets
+its own result although several share one process.
+"""
+
+from __future__ import annotations
+
+from pytest_manualbuild.languages import python, shell
+from pytest_manualbuild.languages.base import Piece, TestLanguage
+
+# In the order in which conda-build runs them (create_test.py): py, pl, lua, r, then the shell.
+LANGUAGES: tuple[TestLanguage, ...] = (python, shell)
+
+__all__ = ["LANGUAGES", "Piece", "TestLanguage"]
