@@ -1,0 +1,154 @@
+"""The pytest nodes of a plan: recipe, host, package, and one item for each check.
+
+Items ask the engine for their result and say it in pytest's words. They run
+nothing themselves, and never import a file of the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_manualbuild.model import Check, CheckKind, CheckResult, Outcome, Plan, PlannedPackage
+
+PROPERTY = "manualbuild"
+"""The user property of a report that carries the result, as JSON: it passes from worker to
+controller and is the same with and without pytest-xdist."""
+Ask = Callable[[tuple[str, str, str]], CheckResult]
+_TAIL_LINES = 40
+
+
+class RecipeNode(pytest.Collector):
+    """The root: one recipe under test."""
+
+    def __init__(self, *, plan: Plan, ask: Ask, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+        self.ask = ask
+
+    def collect(self) -> Iterator[HostNode]:
+        """Yield the hosts that have something to test, in the order of the matrix."""
+        for name in dict.fromkeys(cell.host for cell in self.plan.cells):
+            yield HostNode.from_parent(self, name=name)
+
+
+class HostNode(pytest.Collector):
+    """One host."""
+
+    parent: RecipeNode
+
+    def collect(self) -> Iterator[PackageNode]:
+        """Yield the packages that this host tests."""
+        for cell in self.parent.plan.cells:
+            if cell.host == self.name:
+                planned = self.parent.plan.package(cell.package)
+                yield PackageNode.from_parent(self, name=planned.label, planned=planned)
+
+
+class PackageNode(pytest.Collector):
+    """One package on one host."""
+
+    parent: HostNode
+
+    def __init__(self, *, planned: PlannedPackage, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.planned = planned
+
+    def collect(self) -> Iterator[CheckItem]:
+        """Yield the checks, in the order in which they run."""
+        for check in self.planned.checks:
+            yield CheckItem.from_parent(self, name=item_name(check), check=check)
+
+
+class CheckItem(pytest.Item):
+    """One check of one package on one host."""
+
+    parent: PackageNode
+
+    def __init__(self, *, check: Check, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.check = check
+        self.extra_keyword_matches.add(check.name)
+        self.result: CheckResult | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(host, package key, check name), as the engine knows it."""
+        package = self.parent
+        return package.parent.name, package.planned.artifact.key, self.check.name
+
+    def setup(self) -> None:
+        """Wait for the result. What we could not find out is an error, not a failure."""
+        result = self.parent.parent.parent.ask(self.key)
+        self.result = result
+        self.user_properties.append((PROPERTY, msgspec.json.encode(result).decode()))
+        match result.outcome:
+            case Outcome.ERROR:
+                pytest.fail(self._story(result), pytrace=False)
+            case Outcome.SKIPPED:
+                reason = f"{result.cause}: {result.message}".rstrip(": ")
+                raise pytest.skip.Exception(reason, _use_item_location=True)
+            case Outcome.PASSED | Outcome.FAILED:
+                pass
+
+    def runtest(self) -> None:
+        """Fail if the package failed the check."""
+        if self.result is None:  # never: setup set it
+            pytest.fail("This check has no result.", pytrace=False)
+        if self.result.outcome is not Outcome.PASSED:
+            pytest.fail(self._story(self.result), pytrace=False)
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        """Say in headings which check of which package on which host it is."""
+        host, _, check = self.key
+        return self.parent.parent.parent.name, None, f"{host}: {self.parent.name}: {check}"
+
+    def _story(self, result: CheckResult) -> str:
+        host, package, _ = self.key
+        lines = [f"{package} on {host}: {result.outcome} ({result.cause})"]
+        if self.check.kind is CheckKind.COMMAND:
+            lines.append(f"$ {self.check.text}")
+        if result.message:
+            lines.append(result.message)
+        for title, text in (("stdout", result.stdout), ("stderr", result.stderr)):
+            if text.strip():
+                lines.append(f"--- {title} ---")
+                lines += [visible(line) for line in text.splitlines()[-_TAIL_LINES:]]
+        if result.log:
+            lines.append(f"All of its output: {result.log}")
+        return "\n".join(lines)
+
+
+def visible(line: str) -> str:
+    """Show control characters instead of sending them to somebody's terminal."""
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
+
+
+def item_name(check: Check) -> str:
+    """Return a name for pytest that is free of what breaks its selection: ``::``, ``[``, ``@``."""
+    match check.kind:
+        case CheckKind.INSTALL:
+            return "install"
+        case CheckKind.IMPORT:
+            return f"imports-{check.index}"
+        case CheckKind.COMMAND:
+            return f"commands-{check.index}"
+        case CheckKind.SCRIPT:
+            return check.text.replace("/", "-")
+
+
+def nodeids(plan: Plan, root: str) -> dict[str, tuple[str, str, str]]:
+    """Return the key of every node id of the plan, below a root of that name."""
+    return {
+        f"{root}::{cell.host}::{planned.label}::{item_name(check)}": (
+            cell.host,
+            cell.package,
+            check.name,
+        )
+        for cell in plan.cells
+        for planned in [plan.package(cell.package)]
+        for check in planned.checks
+    }

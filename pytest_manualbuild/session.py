@@ -1,0 +1,337 @@
+"""A pytest session under ``--recipe``: plans, adds the items, records, concludes.
+
+The controller makes the plan once, records results and writes the evidence;
+with pytest-xdist its workers get the plan and run the hosts that fall to them.
+Both ways go through the same items, the same engine and the same record.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_manualbuild import evidence, hosts, matrix, plan, show
+from pytest_manualbuild.environment import Environments
+from pytest_manualbuild.errors import ManualBuildError
+from pytest_manualbuild.execution import Engine, Settings
+from pytest_manualbuild.hosts.runs import Run, cache_folder
+from pytest_manualbuild.model import CheckResult, HostRecord, Plan
+from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
+
+DEFAULT_CHANNEL = "conda-forge"
+Key = tuple[str, str, str]
+
+
+def begin(config: pytest.Config) -> Controller | Worker:
+    """Make the session of this process; user mistakes become pytest's usage errors."""
+    workerinput = getattr(config, "workerinput", None)
+    if workerinput is not None:
+        return Worker(config, workerinput["manualbuild"])
+    option = config.option
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        raise pytest.UsageError(
+            f"--recipe collects only the recipe, not {' '.join(config.args)!r}."
+            " Select checks with -k and hosts with --on."
+        )
+    if option.mb_check_timeout <= 0 or (option.mb_jobs is not None and option.mb_jobs < 1):
+        raise pytest.UsageError("--check-timeout and --jobs must be above 0.")
+    if getattr(option, "tx", None):
+        option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
+    try:
+        planned = plan.make(
+            Path(option.mb_recipe),
+            Path(option.mb_artifacts) if option.mb_artifacts else None,
+            matrix.load(option.mb_matrix),
+            option.mb_on,
+        )
+        return Controller(config, planned)
+    except ManualBuildError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def number_of_hosts(config: pytest.Config) -> int:
+    """Return how many hosts the matrix of the command line has."""
+    try:
+        return len(matrix.load(config.option.mb_matrix).hosts)
+    except ManualBuildError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class _Session:
+    """What controller and workers have in common: items, and an engine when one is needed."""
+
+    def __init__(self, config: pytest.Config, planned: Plan, folder: Path) -> None:
+        self.config = config
+        self.plan = planned
+        self.folder = folder
+        self.engine: Engine | None = None
+        self._environments: Environments | None = None
+        self._selected: list[Key] = []
+        # Nothing is collected from files: see `pytest_collection_modifyitems`.
+        config.args = []
+
+    def run(self) -> Run:
+        """Return the run that hosts belong to."""
+        raise NotImplementedError
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> None:
+        """Add the plan's items. No file stands for them, so none of the recipe is ever imported."""
+        root = RecipeNode.from_parent(
+            session,
+            name=Path(self.plan.recipe).name,
+            nodeid=Path(self.plan.recipe).name,
+            plan=self.plan,
+            ask=self.ask,
+        )
+        items[:] = session.genitems(root)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which checks were selected."""
+        self._selected = [item.key for item in session.items if isinstance(item, CheckItem)]
+
+    def ask(self, key: Key) -> CheckResult:
+        """Return the result of a check, running what must run for it."""
+        if self.engine is None:
+            option = self.config.option
+            self._environments = Environments(
+                cache_folder(), tuple(option.mb_channels or (DEFAULT_CHANNEL,))
+            )
+            self._environments.start()
+            self.engine = Engine(
+                self.plan,
+                self._environments,
+                self.run(),
+                Settings(
+                    evidence=self.folder,
+                    check_timeout_s=option.mb_check_timeout,
+                    jobs=option.mb_jobs,
+                ),
+                self._selected,
+            )
+        self.engine.start(self.hosts_to_start(key))
+        return self.engine.result(key, self.waiting)
+
+    def hosts_to_start(self, key: Key) -> list[str] | None:
+        """Say which hosts to start when this check is asked for; None: all."""
+        raise NotImplementedError
+
+    def waiting(self, status: str) -> None:
+        """Show what is going on while a result is waited for."""
+
+    def release(self) -> None:
+        """Release the hosts and the solver; safe to call twice."""
+        if self.engine is not None:
+            self.engine.close()
+        if self._environments is not None:
+            self._environments.close()
+            self._environments = None
+
+
+class Worker(_Session):
+    """A worker of pytest-xdist: takes the controller's plan, runs the hosts it is given."""
+
+    def __init__(self, config: pytest.Config, given: dict[str, Any]) -> None:
+        super().__init__(config, plan.from_json(given["plan"]), Path(given["folder"]))
+        self._run_id = str(given["run_id"])
+
+    def run(self) -> Run:
+        """Join the controller's run: it cleans up what a killed worker left."""
+        return Run.join(self._run_id)
+
+    def hosts_to_start(self, key: Key) -> list[str]:
+        """Start the host of this check alone: the others fall to other workers."""
+        return [key[0]]
+
+    def pytest_sessionfinish(self) -> None:
+        """Release the hosts, and tell the controller of them."""
+        self.release()
+        if self.engine is not None:
+            self.config.workeroutput["manualbuild"] = [  # type: ignore[attr-defined] # xdist's
+                msgspec.to_builtins(record)
+                for record in self.engine.records()
+                if record.state != "never-reached"
+            ]
+
+
+class Controller(_Session):
+    """The process that the user started: records results and writes the evidence."""
+
+    def __init__(self, config: pytest.Config, planned: Plan) -> None:
+        super().__init__(config, planned, Path(config.option.mb_evidence).absolute())
+        self._keys = nodeids(planned, Path(planned.recipe).name)
+        self._run: Run | None = None
+        self._journal: evidence.Journal | None = None
+        self._results: dict[Key, CheckResult] = {}
+        self._records: dict[str, HostRecord] = {}
+        self._deselected = 0
+        self._started = datetime.now(UTC)
+        self._waited = show.Waiting(config)
+        self.evidence: evidence.Evidence | None = None
+
+    def run(self) -> Run:
+        """Return this run, begun on first use; whatever dead runs left is removed before it."""
+        if self._run is None:
+            hosts.sweep_dead()
+            self._run = Run.begin()
+        return self._run
+
+    def hosts_to_start(self, key: Key) -> None:
+        """Start every host at once."""
+        del key
+
+    def waiting(self, status: str) -> None:
+        """Show on a terminal what the hosts are doing."""
+        self._waited.show(status)
+
+    def ask(self, key: Key) -> CheckResult:
+        """Return the result of a check, with progress shown meanwhile."""
+        try:
+            return super().ask(key)
+        finally:
+            self._waited.clear()
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is tested, and where."""
+        return show.header(self.plan)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Hand the plan to a worker."""
+        node.workerinput["manualbuild"] = {
+            "plan": plan.to_json(self.plan),
+            "run_id": self.run().run_id,
+            "folder": str(self.folder),
+        }
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Note which checks the workers selected."""
+        self._selected = [self._keys[nodeid] for nodeid in ids if nodeid in self._keys]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker knows of its hosts."""
+        output = getattr(node, "workeroutput", None) or {}
+        for value in output.get("manualbuild", ()):
+            record = msgspec.convert(value, type=HostRecord)
+            self._records[record.name] = record
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Begin the evidence before the first host exists, unless nothing is to run."""
+        if session.config.option.collectonly:
+            return
+        try:
+            run_id = self.run().run_id
+            self._journal = evidence.begin(self.folder, self.plan, run_id)
+        except ManualBuildError as error:
+            raise pytest.UsageError(str(error)) from error
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Record a result, once, as soon as it is there."""
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                result = msgspec.json.decode(str(value), type=CheckResult)
+                key = (result.host, result.package, result.check)
+                if key not in self._results and self._journal is not None:
+                    self._results[key] = result
+                    self._journal.add(result)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int | pytest.ExitCode
+    ) -> None:
+        """Release the hosts, conclude, and write the evidence."""
+        self.release()
+        if self._journal is None:
+            self._forget()
+            return
+        if self.engine is not None:
+            self._records |= {record.name: record for record in self.engine.records()}
+        selected = set(self._selected)
+        narrowed = self._narrowed(session, int(exitstatus), selected)
+        results, status = evidence.conclude(
+            self.plan, self._results, selected, pytest_status=int(exitstatus)
+        )
+        session.exitstatus = status
+        self.evidence = evidence.Evidence(
+            run_id=self.run().run_id,
+            started=self._started.isoformat(timespec="seconds"),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            complete=not narrowed,
+            exit_status=status,
+            narrowed=narrowed,
+            plan=self.plan,
+            plan_sha256=plan.digest(self.plan),
+            hosts=tuple(
+                self._records.get(host.name, HostRecord(name=host.name, state="never-reached"))
+                for host in self.plan.matrix.hosts
+            ),
+            results=results,
+            controller={
+                "system": platform.platform(),
+                "python": platform.python_version(),
+                **{
+                    name: metadata.version(name)
+                    for name in ("pytest", "pytest-xdist", "pytest-manualbuild", "py-rattler")
+                },
+            },
+        )
+        try:
+            evidence.finish(
+                self.folder,
+                self.evidence,
+                junit_copy=getattr(self.config.option, "mb_junitxml", None),
+            )
+        except ManualBuildError as error:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            self.evidence = None
+            show.error(self.config, error)
+        self._forget()
+
+    def _narrowed(
+        self, session: pytest.Session, status: int, selected: set[Key]
+    ) -> tuple[str, ...]:
+        """Say in sentences why the run did not cover the plan, or the plan not the matrix."""
+        reasons = []
+        option = self.config.option
+        if option.mb_on is not None:
+            reasons.append(f"--on {option.mb_on} left out hosts of the matrix.")
+        left_out = len(self._keys) - len(selected)
+        if left_out:
+            reasons.append(f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...).")
+        unheard = sum(1 for key in selected if key not in self._results)
+        if session.shouldfail:
+            reasons.append(f"The run stopped early: {session.shouldfail} (-x).")
+        elif status == pytest.ExitCode.INTERRUPTED:
+            reasons.append("The run was interrupted.")
+        elif unheard:
+            reasons.append(f"{unheard} checks have no result: a worker crashed or the run was cut.")
+        return tuple(reasons)
+
+    def _forget(self) -> None:
+        if self._run is not None:
+            hosts.sweep(self._run)
+            self._run.forget()
+            self._run = None
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show the grid and what the gate would still want."""
+        if self.evidence is not None:
+            show.summary(terminalreporter, self.evidence, self.folder)
+
+    def release(self) -> None:
+        """Release hosts, solver and, when pytest ended early, the run."""
+        super().release()
+        if self._journal is None:
+            self._forget()
