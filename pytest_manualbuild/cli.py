@@ -1,0 +1,192 @@
+"""The ``manualbuild`` command: reads arguments, calls one verb, prints what it says.
+
+Errors that the user can do something about become one line and an exit status;
+the verbs themselves print nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_manualbuild.errors import HostError, ManualBuildError
+from pytest_manualbuild.model import Host
+
+BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit status of the process."""
+    parsed = _parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = parsed.verb
+    try:
+        return verb(parsed)
+    except ManualBuildError as error:
+        sys.stderr.write(f"manualbuild: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("manualbuild: interrupted.\n")
+        return 130
+    except BrokenPipeError:
+        return BROKEN_PIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="manualbuild",
+        description="Prove conda packages that were built by hand, and publish only what was proven.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    plan = verbs.add_parser("plan", help="show what would be tested where; touches no host")
+    plan.add_argument("--recipe", type=Path, required=True, metavar="DIR")
+    plan.add_argument("--artifacts", type=Path, metavar="DIR")
+    plan.add_argument("--matrix", metavar="NAME|FILE")
+    plan.add_argument("--on", metavar="GLOB")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON with its digest")
+    plan.set_defaults(verb=_plan)
+
+    hosts = verbs.add_parser("hosts", help="look at, check and clean up hosts")
+    actions = hosts.add_subparsers(required=True, metavar="ACTION")
+    for name, text, verb in (
+        ("list", "the hosts of a matrix, as it describes them", _hosts_list),
+        ("probe", "reach each host and show its facts", _hosts_probe),
+        ("sweep", "remove whatever killed runs left behind", _hosts_sweep),
+    ):
+        action = actions.add_parser(name, help=text)
+        if name != "sweep":
+            action.add_argument("--matrix", metavar="NAME|FILE")
+            action.add_argument("--on", metavar="GLOB", default="*")
+        action.set_defaults(verb=verb)
+
+    verify = verbs.add_parser("verify", help="judge a report: 0 accept, 1 reject, 8 inconclusive")
+    upload = verbs.add_parser("upload", help="publish the packages of a report that is accepted")
+    for judging in (verify, upload):
+        judging.add_argument("evidence", type=Path, metavar="EVIDENCE")
+        judging.add_argument("--artifacts", type=Path, metavar="DIR")
+        judging.add_argument("--policy", type=Path, metavar="FILE")
+    verify.set_defaults(verb=_verify)
+    upload.add_argument("--to", required=True, metavar="anaconda|DIR")
+    upload.add_argument("--user", metavar="OWNER", help="the channel's owner on anaconda.org")
+    upload.add_argument("--label", metavar="LABEL", help="default: the policy's, else manual")
+    upload.add_argument("--dry-run", action="store_true", help="do everything but publish")
+    upload.set_defaults(verb=_upload)
+    return parser
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import matrix, plan  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.reports import terminal  # noqa: PLC0415
+
+    made = plan.make(
+        arguments.recipe, arguments.artifacts, matrix.load(arguments.matrix), arguments.on
+    )
+    if arguments.json:
+        value = {"digest": plan.digest(made), **plan.to_json(made)}
+        sys.stdout.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    else:
+        sys.stdout.write(terminal.plan_text(made) + f"digest: {plan.digest(made)}\n")
+    return 0
+
+
+def _hosts_list(arguments: argparse.Namespace) -> int:
+    for host in _selected(arguments):
+        what = host.image or host.address or host.root or ""
+        marks = ["required" if host.required else "optional"]
+        marks += ["stand-in"] * host.standin + [f"end of life {host.eol}"] * bool(host.eol)
+        sys.stdout.write(
+            f"{host.name:20} {host.kind:8} {host.subdir:14} {what}  ({', '.join(marks)})\n"
+        )
+    return 0
+
+
+def _hosts_probe(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.hosts.runs import Run  # noqa: PLC0415
+
+    hosts.sweep_dead()
+    run = Run.begin()
+    broken = 0
+    try:
+        for host in _selected(arguments):
+            try:
+                facts = hosts.provider(host.kind).probe(host, run, _quiet)
+            except HostError as error:
+                broken += 1
+                sys.stdout.write(f"{host.name}: cannot be used. {error}\n")
+                continue
+            words = [facts.os_name, facts.arch, f"kernel {facts.kernel}"]
+            words += [f"glibc {facts.glibc}"] * bool(facts.glibc)
+            words += [f"macOS {facts.macos}"] * bool(facts.macos)
+            words += [f"image {facts.image_digest}"] * bool(facts.image_digest)
+            sys.stdout.write(f"{host.name}: {', '.join(words)}\n")
+            for note in facts.notes:
+                sys.stdout.write(f"  note: {note}\n")
+    finally:
+        hosts.sweep(run)
+        run.forget()
+    return HostError.exit_code if broken else 0
+
+
+def _quiet(words: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{words}\r")
+
+
+def _hosts_sweep(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
+
+    del arguments
+    removed = hosts.sweep_dead()
+    for line in removed:
+        sys.stdout.write(f"removed {line}\n")
+    if not removed:
+        sys.stdout.write("Nothing was left behind.\n")
+    return 0
+
+
+def _selected(arguments: argparse.Namespace) -> list[Host]:
+    from fnmatch import fnmatchcase  # noqa: PLC0415
+
+    from pytest_manualbuild import matrix  # noqa: PLC0415 # only what the verb needs
+
+    hosts = matrix.load(arguments.matrix).hosts
+    return [host for host in hosts if fnmatchcase(host.name, arguments.on or "*")]
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import policy, verify  # noqa: PLC0415 # only what the verb needs
+
+    found = verify.verify(
+        arguments.evidence, arguments.artifacts, policy.load(arguments.policy)
+    ).verdict
+    sys.stdout.write(found.text())
+    return found.exit_code
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import policy, upload  # noqa: PLC0415 # only what the verb needs
+
+    try:
+        receipt = upload.upload(
+            arguments.evidence,
+            artifacts=arguments.artifacts,
+            policy=policy.load(arguments.policy),
+            to=arguments.to,
+            user=arguments.user,
+            label=arguments.label,
+            dry_run=arguments.dry_run,
+        )
+    except upload.UploadRefused as refused:
+        sys.stdout.write(refused.verdict.text())
+        sys.stderr.write("manualbuild: nothing was published.\n")
+        return refused.verdict.exit_code
+    sys.stdout.write(receipt.text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
