@@ -39,7 +39,7 @@ class Excerpt:
             self._dropped += gone
 
     def text(self) -> str:
-        """Return it as text; bytes that are not UTF-8 show as ``\\xNN``."""
+        r"""Return it as text; bytes that are not UTF-8 show as ``\\xNN``."""
         tail = b"".join(self._tail)
         cut = max(0, len(tail) - REPORT_BYTES // 2)
         dropped = self._dropped + cut

@@ -81,6 +81,7 @@ _TYPE_WORDS = {
     date: "a date (2018-12-01)",
     int: "a whole number above 0",
 }
+_NEEDED = {"docker": ("image",), "ssh": ("address",), "winrm": ("address",), "rootfs": ("root",)}
 _MEMORY = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 
 
@@ -137,14 +138,14 @@ def parse(text: str, name: str) -> Matrix:
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise MatrixError(f"{name}: not valid TOML: {error}.", remedy="Correct that line.") from error
+        raise MatrixError(
+            f"{name}: not valid TOML: {error}.", remedy="Correct that line."
+        ) from error
     for key in tables:
         if key not in ("defaults", "hosts"):
             raise _unknown(name, key, ("defaults", "hosts"))
     defaults = _table(name, "defaults", tables.get("defaults", {}))
     for key, value in defaults.items():
-        if key == "kind":
-            continue
         _check(name, f"defaults.{key}", key, value)
     hosts_table = _table(name, "hosts", tables.get("hosts", {}))
     if not hosts_table:
@@ -167,29 +168,27 @@ def _host(file: str, host: str, table: object, defaults: Mapping[str, object]) -
             remedy="Use up to 63 letters, digits, '.', '_' and '-', first a letter or digit.",
         )
     own = _table(file, where, table)
-    for key in own:
-        if key not in _KEYS:
-            raise _unknown(file, f"{where}.{key}", tuple(_KEYS))
-    kind = own.get("kind", defaults.get("kind"))
-    if kind is None:
-        raise MatrixError(f"{file}: {where}.kind is missing.", remedy=f"Use one of: {', '.join(KINDS)}.")
-    _check(file, f"{where}.kind", "kind", kind)
-    values: dict[str, object] = {
-        key: value for key, value in defaults.items() if kind in _KEYS[key].kinds
-    }
     for key, value in own.items():
         _check(file, f"{where}.{key}", key, value)
+    kind = own.get("kind", defaults.get("kind"))
+    if kind is None:
+        raise MatrixError(
+            f"{file}: {where}.kind is missing.", remedy=f"Use one of: {', '.join(KINDS)}."
+        )
+    for key in own:
         if kind not in _KEYS[key].kinds:
             raise MatrixError(
                 f"{file}: {where}.{key}: a host of kind {kind!r} has no such key.",
                 remedy=f"Remove it; it is for {' and '.join(_KEYS[key].kinds)}.",
             )
-    values.update(own)
+    values = {key: value for key, value in defaults.items() if kind in _KEYS[key].kinds} | own
     if kind == "local":
         values.setdefault("subdir", local_subdir())
-    for key in ("subdir", *{"docker": ("image",), "ssh": ("address",)}.get(str(kind), ())):
+    for key in ("subdir", *_NEEDED.get(str(kind), ())):
         if key not in values:
-            raise MatrixError(f"{file}: {where}.{key} is missing.", remedy=f"Add it: {_KEYS[key].text}")
+            raise MatrixError(
+                f"{file}: {where}.{key} is missing.", remedy=f"Add it: {_KEYS[key].text}"
+            )
     if isinstance(end := values.get("eol"), date):
         values["eol"] = end.isoformat()
     values["provides"] = tuple(_texts(values.get("provides")))
@@ -222,7 +221,9 @@ def _check(file: str, where: str, key: str, value: object) -> None:
             remedy=f"Use one of: {', '.join(rule.choices)}.",
         )
     if key == "memory" and not _MEMORY.fullmatch(str(value)):
-        raise MatrixError(f"{file}: {where} is {value!r}.", remedy="Write a size such as 512m or 4g.")
+        raise MatrixError(
+            f"{file}: {where} is {value!r}.", remedy="Write a size such as 512m or 4g."
+        )
 
 
 def _refuse_twins(file: str, hosts: tuple[Host, ...]) -> None:
@@ -232,7 +233,7 @@ def _refuse_twins(file: str, hosts: tuple[Host, ...]) -> None:
         folded = host.name.lower().replace(".", "_")
         if folded in seen:
             raise MatrixError(
-                f"{file}: hosts.{host.name} and hosts.{seen[folded]} have the same name in reports.",
+                f"{file}: hosts.{host.name} and hosts.{seen[folded]} are one name in reports.",
                 remedy="Rename one so that they differ in more than case, '.' and '_'.",
             )
         seen[folded] = host.name

@@ -111,9 +111,11 @@ def checks(section: TestSection) -> tuple[Check, ...]:
     Names stay the same from run to run; a repeated one gets `` #2`` and so on.
     """
     found = [INSTALL]
-    for script in section.scripts:
-        if not script.path.endswith((".sh", ".bat")):
-            found.append(_script(script.path))
+    found += [
+        _script(script.path)
+        for script in section.scripts
+        if not script.path.endswith((".sh", ".bat"))
+    ]
     found += [
         Check(
             name=f"imports: {item.name}"

@@ -21,7 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the public surface."""
     group = parser.getgroup("manualbuild", "packages built by hand (pytest-manualbuild)")
     add = group.addoption
-    add("--recipe", dest="mb_recipe", metavar="DIR", help="test the packages built from this recipe")
+    add(
+        "--recipe", dest="mb_recipe", metavar="DIR", help="test the packages built from this recipe"
+    )
     add("--artifacts", dest="mb_artifacts", metavar="DIR", help="folder of the built packages")
     add("--matrix", dest="mb_matrix", metavar="NAME|FILE", help="the hosts (default: local)")
     add("--on", dest="mb_on", metavar="GLOB", help="only the hosts with such names")
@@ -39,7 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="manualbuild-report",
         help="folder of the report (default: manualbuild-report)",
     )
-    add("--jobs", dest="mb_jobs", metavar="N", type=int, help="hosts at a time (default: all, at most 16)")
+    add(
+        "--jobs",
+        dest="mb_jobs",
+        metavar="N",
+        type=int,
+        help="hosts at a time (default: all, at most 16)",
+    )
     add(
         "--check-timeout",
         dest="mb_check_timeout",

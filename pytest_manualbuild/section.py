@@ -207,7 +207,7 @@ class SectionRun:
         )
 
     def _shell_ended(self, status: int) -> None:
-        """The one shell of ``run_test.sh`` and the commands is over."""
+        """Conclude the one shell of ``run_test.sh`` and the commands."""
         if self._open:
             # `exit 0` in the middle: what began and ended the shell did what it was asked to.
             for number in self._open:

@@ -309,7 +309,9 @@ class Controller(_Session):
             reasons.append(f"--on {option.mb_on} left out hosts of the matrix.")
         left_out = len(self._keys) - len(selected)
         if left_out:
-            reasons.append(f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...).")
+            reasons.append(
+                f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...)."
+            )
         unheard = sum(1 for key in selected if key not in self._results)
         if session.shouldfail:
             reasons.append(f"The run stopped early: {session.shouldfail} (-x).")

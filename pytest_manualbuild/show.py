@@ -25,7 +25,9 @@ def header(planned: Plan) -> list[str]:
         f"package: {package.artifact.key}  sha256 {package.artifact.sha256}"
         for package in planned.packages
     ]
-    names = ", ".join(dict.fromkeys(cell.host for cell in planned.cells)) or "none for these packages"
+    names = (
+        ", ".join(dict.fromkeys(cell.host for cell in planned.cells)) or "none for these packages"
+    )
     lines.append(f"hosts ({planned.matrix.name}): {names}")
     return lines
 

@@ -39,13 +39,13 @@ say("done")
 os._exit(0)
 """
 
-_RUN_IMPORTS = """\
-_mb_next={first}
+_RUN_IMPORTS = r"""_mb_next={first}
 while [ "$_mb_next" -lt {stop} ]; do
   _mb_current=
   rm -f _manualbuild_say _manualbuild_hear
   mkfifo _manualbuild_say _manualbuild_hear
-  "$PREFIX/bin/python" -s _manualbuild_imports.py "$_mb_next" 3>_manualbuild_say 4<_manualbuild_hear &
+  "$PREFIX/bin/python" -s _manualbuild_imports.py "$_mb_next" \
+    3>_manualbuild_say 4<_manualbuild_hear &
   _mb_python=$!
   exec 5<_manualbuild_say 6>_manualbuild_hear
   while read -r -u 5 _mb_word _mb_number _mb_status; do

@@ -18,9 +18,10 @@ from pytest_manualbuild.model import CheckKind
 NAME = "shell"
 
 _MARK = "{{ mark '{text}'; }} 2>/dev/null\n"  # the redirection keeps it out of the xtrace
-# Whatever may leave a statement open. Without any of it a line is whole, and bash need not be asked.
+# Whatever may leave a statement open. Without any of it a line is whole: bash need not be asked.
 _OPEN = re.compile(
-    r"[\"'`(){}\\]|<<|[|&]\s*$|\b(?:if|then|elif|else|fi|for|while|until|do|done|case|esac|select|function)\b"
+    r"[\"'`(){}\\]|<<|[|&]\s*$"
+    r"|\b(?:if|then|elif|else|fi|for|while|until|do|done|case|esac|select|function)\b"
 )
 
 
