@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_manualbuild.session import ManualBuildSession
+    from pytest_manualbuild.session import Controller, Worker
 
-_SESSION = pytest.StashKey["ManualBuildSession"]()
+_SESSION: pytest.StashKey[Controller | Worker] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,7 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
 
-    if config.option.xmlpath is not None if hasattr(config.option, "xmlpath") else False:
+    if getattr(config.option, "xmlpath", None) is not None:
         # pytest's writer loses hosts and is green after an interruption: the file gets our report.
         config.option.mb_junitxml = str(Path(config.option.xmlpath).absolute())
         config.option.xmlpath = None
