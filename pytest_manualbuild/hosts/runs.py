@@ -34,10 +34,10 @@ class Run:
     Workers of the controller open the same run with ``Run.join``.
     """
 
-    def __init__(self, run_id: str, folder: Path) -> None:
+    def __init__(self, run_id: str, folder: Path, lock: int | None = None) -> None:
         self.run_id = run_id
         self.folder = folder
-        self._lock: int | None = None
+        self._lock = lock
 
     @classmethod
     def begin(cls) -> Run:
@@ -45,11 +45,9 @@ class Run:
         run_id = uuid.uuid4().hex
         folder = cache_folder() / "runs" / run_id
         folder.mkdir(parents=True, mode=0o700)
-        run = cls(run_id, folder)
         descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        run._lock = descriptor
-        return run
+        return cls(run_id, folder, descriptor)
 
     @classmethod
     def join(cls, run_id: str) -> Run:
@@ -90,6 +88,10 @@ class Run:
     def forget(self) -> None:
         """Remove the record, after everything of the run was removed."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let go of the record, so that another process may take it."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -107,6 +109,4 @@ def dead_runs() -> Iterator[Run]:
         except OSError:
             os.close(descriptor)
             continue
-        run = Run(folder.name, folder)
-        run._lock = descriptor
-        yield run
+        yield Run(folder.name, folder, descriptor)

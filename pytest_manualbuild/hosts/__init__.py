@@ -1,0 +1,43 @@
+"""The kinds of hosts: one file each, and one line in the table here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from pytest_manualbuild.errors import HostError, HostUnavailable
+from pytest_manualbuild.hosts.base import Provider
+from pytest_manualbuild.hosts.runs import Run, dead_runs
+
+# Loaded when a host of the kind is wanted: the libraries behind them are slow to import.
+_KINDS: Mapping[str, str] = {"docker": "docker", "local": "local"}
+
+
+def provider(kind: str) -> Provider:
+    """Return the provider of a kind of host; HostUnavailable for one that cannot be run yet."""
+    if kind not in _KINDS:
+        raise HostUnavailable(
+            f"Hosts of kind {kind!r} cannot be run by this version.",
+            remedy=f"It runs: {', '.join(sorted(_KINDS))}. Leave others out with --on.",
+        )
+    module = import_module(f"{__name__}.{_KINDS[kind]}")
+    made: Provider = module.PROVIDER
+    return made
+
+
+def sweep(run: Run) -> list[str]:
+    """Remove whatever that run left on any kind of host; say what was removed."""
+    return [line for kind in _KINDS if run.made(kind) for line in provider(kind).sweep(run)]
+
+
+def sweep_dead() -> list[str]:
+    """Remove whatever killed runs left; a run whose engine is away is kept for the next time."""
+    removed = []
+    for run in dead_runs():
+        try:
+            removed += sweep(run)
+        except HostError:
+            run.unlock()
+        else:
+            run.forget()
+    return removed

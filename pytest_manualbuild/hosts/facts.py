@@ -1,0 +1,70 @@
+"""What a host says of itself, and the virtual packages that follow from it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from pytest_manualbuild.model import Facts
+
+# Runs in the plainest of shells. Each line is KEY VALUE; what a host lacks is left out.
+PROBE = """\
+[ -r /etc/os-release ] && sed 's/^/os-release /' /etc/os-release
+echo "kernel $(uname -r)"
+echo "system $(uname -s)"
+echo "arch $(uname -m)"
+echo "user $(id -un 2>/dev/null || id -u)"
+getconf GNU_LIBC_VERSION 2>/dev/null
+ldd --version 2>&1 | sed -n '1s/.* \\([0-9][0-9.]*\\)$/ldd \\1/p'
+[ -x /usr/bin/sw_vers ] && echo "macos $(/usr/bin/sw_vers -productVersion)"
+[ -x /bin/bash ] || command -v bash >/dev/null 2>&1 && echo "bash yes"
+exit 0
+"""
+_RELEASE = re.compile(r"os-release ([A-Z_]+)=(.*)")
+
+
+def parse(text: bytes) -> Facts:
+    """Return the facts that the output of ``PROBE`` says."""
+    said: dict[str, str] = {}
+    release: dict[str, str] = {}
+    for line in text.decode(errors="backslashreplace").splitlines():
+        if found := _RELEASE.fullmatch(line.strip()):
+            try:
+                release[found[1]] = " ".join(shlex.split(found[2]))
+            except ValueError:
+                release[found[1]] = found[2]
+        else:
+            key, _, value = line.strip().partition(" ")
+            said.setdefault(key, value)
+    macos = said.get("macos")
+    return Facts(
+        os_id="macos" if macos else release.get("ID", ""),
+        os_version=macos or release.get("VERSION_ID", ""),
+        os_name=f"macOS {macos}" if macos else release.get("PRETTY_NAME", said.get("system", "")),
+        kernel=said.get("kernel", ""),
+        arch=said.get("arch", ""),
+        glibc=said.get("glibc") or (said.get("ldd") if not macos else None),
+        macos=macos,
+        user=said.get("user", ""),
+        notes=() if "bash" in said else ("bash is missing, and tests need it",),
+    )
+
+
+def virtual_packages(facts: Facts, subdir: str) -> tuple[tuple[str, str], ...]:
+    """Return the host's complete list of virtual packages, as (name, version) (CEP 30)."""
+    system = subdir.partition("-")[0]
+    number = re.match(r"[0-9]+(\.[0-9]+)*", facts.kernel)
+    found: list[tuple[str, str]] = []
+    if system in ("linux", "osx"):
+        found.append(("__unix", "0"))
+    if system == "linux":
+        found.append(("__linux", number.group() if number else "0"))
+        if facts.glibc:
+            found.append(("__glibc", facts.glibc))
+    if system == "osx" and facts.macos:
+        found.append(("__osx", facts.macos))
+    if system == "win":
+        found.append(("__win", facts.os_version or "0"))
+    if facts.arch:
+        found.append(("__archspec", "1"))
+    return tuple(found)

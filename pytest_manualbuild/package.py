@@ -1,0 +1,163 @@
+"""Reads a package file: its hash, its index, and the recipe and tests that it carries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_manualbuild import archive
+from pytest_manualbuild.errors import ArtifactError
+from pytest_manualbuild.matrix import SUBDIRS
+from pytest_manualbuild.model import Artifact
+
+PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
+_INDEX = "info/index.json"
+_VARIANT = "info/hash_input.json"
+
+
+def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
+    """Return the package files, sorted, of a folder such as ``build_artifacts/``.
+
+    Only ``SUBDIR/*.conda`` and ``*.tar.bz2`` of subdirs that conda knows are taken, so that
+    ``pkg_cache/`` and ``broken/`` never are. Without ``artifacts``, ``build_artifacts/`` and
+    ``build_artefacts/`` are looked for beside the recipe and in the current folder.
+    Raises ArtifactError naming where was looked.
+    """
+    if artifacts is not None:
+        places = [artifacts]
+    else:
+        parents = dict.fromkeys([recipe_folder.parent, recipe_folder, Path.cwd()])
+        places = [
+            parent / name for parent in parents for name in ("build_artifacts", "build_artefacts")
+        ]
+    for place in places:
+        found = sorted(
+            path
+            for subdir in PACKAGE_SUBDIRS
+            for folder in ([place / subdir] if place.name != subdir else [place])
+            for path in folder.glob("*")
+            if path.name.endswith(archive.EXTENSIONS)
+        )
+        if found:
+            return [path.absolute() for path in found]
+    looked = ", ".join(str(place) for place in places)
+    raise ArtifactError(
+        f"There is no package to test: looked for SUBDIR/*.conda and SUBDIR/*.tar.bz2 in {looked}.",
+        remedy="Build the recipe first, or give the folder of its packages with --artifacts.",
+    )
+
+
+def read(path: Path) -> Artifact:
+    """Hash a package file and read its index; ArtifactError if the two disagree."""
+    path = path.absolute()
+    if path.is_symlink():
+        raise ArtifactError(f"{path}: it is a link.", remedy="Put the package itself there.")
+    sha256, size = _hash(path)
+    if not size:
+        raise ArtifactError(f"{path}: it is empty.", remedy="Build or fetch it again.")
+    index: dict[str, Any] | None = None
+    variant: dict[str, Any] = {}
+    for name, content in archive.info_members(path):
+        if name == _INDEX:
+            index = _object(path, name, content)
+        elif name == _VARIANT:
+            variant = _object(path, name, content)
+    if index is None:
+        raise ArtifactError(f"{path}: it has no {_INDEX}.", remedy="Is it a conda package?")
+    artifact = _artifact(path, index, variant, sha256, size)
+    extension = ".conda" if path.name.endswith(".conda") else ".tar.bz2"
+    if path.name != artifact.dist + extension:
+        raise ArtifactError(
+            f"{path}: its index names the package {artifact.dist}{extension}.",
+            remedy="Give the file the name that it was built with.",
+        )
+    inside = index.get("subdir")
+    if path.parent.name in PACKAGE_SUBDIRS and inside != path.parent.name:
+        raise ArtifactError(
+            f"{path}: its index says that its subdir is {inside!r}.",
+            remedy="Put it into the folder of its subdir.",
+        )
+    return artifact
+
+
+def _hash(path: Path) -> tuple[str, int]:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be read: {error.strerror}.", remedy="Check --artifacts."
+        ) from error
+    return digest.hexdigest(), size
+
+
+def _object(path: Path, name: str, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: {name} is not JSON.", remedy="Build it again.") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: {name} is not an object.", remedy="Build it again.")
+    return value
+
+
+def _artifact(
+    path: Path, index: Mapping[str, Any], variant: Mapping[str, Any], sha256: str, size: int
+) -> Artifact:
+    def get(key: str, kind: type, default: object = None) -> Any:  # noqa: ANN401 # checked here
+        value = index.get(key, default)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ArtifactError(
+                f"{path}: {_INDEX}: {key} is {value!r}.", remedy="Build the package again."
+            )
+        return value
+
+    depends = get("depends", list, [])
+    constrains = get("constrains", list, [])
+    if not all(isinstance(spec, str) for spec in (*depends, *constrains)):
+        raise ArtifactError(f"{path}: {_INDEX}: depends must be texts.", remedy="Build it again.")
+    noarch = index.get("noarch")
+    subdir = get("subdir", str)
+    if subdir not in PACKAGE_SUBDIRS:
+        raise ArtifactError(
+            f"{path}: {_INDEX}: subdir {subdir!r} is not known.",
+            remedy=f"Known: {', '.join(PACKAGE_SUBDIRS)}.",
+        )
+    return Artifact(
+        path=str(path),
+        subdir=subdir,
+        filename=path.name,
+        sha256=sha256,
+        size=size,
+        name=get("name", str),
+        version=get("version", str),
+        build=get("build", str),
+        build_number=get("build_number", int, 0),
+        noarch=str(noarch) if noarch else None,
+        depends=tuple(depends),
+        constrains=tuple(constrains),
+        variant={str(key): str(value) for key, value in sorted(variant.items())},
+    )
+
+
+def carried_recipe(path: Path, into: Path) -> Path | None:
+    """Write the recipe that a package carries below ``into``; return its folder, None without one.
+
+    For an output of a multi-output recipe it is the copy of the whole recipe (``parent/``).
+    """
+    for name, content in archive.info_members(path):
+        if name.startswith("info/recipe/"):
+            target = into / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    for folder in (into / "info/recipe/parent", into / "info/recipe"):
+        if (folder / "meta.yaml").is_file():
+            return folder
+    return None

@@ -1,0 +1,68 @@
+"""The files of a recipe folder: their digest, and those that tests need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_manualbuild.errors import RecipeError
+from pytest_manualbuild.model import TestFile
+
+MOST_FILES = 5_000
+MOST_BYTES = 64 * 1024 * 1024
+_NOT_OURS = (".git", "__pycache__", ".DS_Store")
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Yield the regular files below a recipe folder, sorted; refuse links that lead out of it."""
+    root = folder.resolve()
+    count = size = 0
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        if any(part in _NOT_OURS for part in parts) or path.suffix == ".pyc":
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise RecipeError(
+                f"{path}: this link leads out of the recipe.", remedy="Put the file itself there."
+            )
+        if not path.is_file():
+            continue
+        count, size = count + 1, size + path.stat().st_size
+        if count > MOST_FILES or size > MOST_BYTES:
+            raise RecipeError(
+                f"{root}: more than {MOST_FILES} files or {MOST_BYTES >> 20} MiB.",
+                remedy="Give the folder of the recipe alone.",
+            )
+        yield path
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return the sha256 over the sorted paths and hashes of the folder's files."""
+    root = folder.resolve()
+    digest = hashlib.sha256()
+    for path in files(root):
+        name = path.relative_to(root).as_posix()
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def test_file(folder: Path, path: Path) -> TestFile:
+    """Describe one file of the recipe; RecipeError when it cannot be read."""
+    root = folder.resolve()
+    try:
+        resolved = path.resolve()
+        if not resolved.is_relative_to(root):
+            raise RecipeError(
+                f"{path}: it lies outside the recipe.", remedy="Put the file into the recipe."
+            )
+        data = resolved.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: cannot be read: {error.strerror}.", remedy="Put the file into the recipe."
+        ) from error
+    return TestFile(
+        path=path.relative_to(folder).as_posix(),
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+    )
