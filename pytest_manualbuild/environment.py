@@ -1,0 +1,398 @@
+"""Makes the environment in which a package is tested: solved for the host, linked once.
+
+What is linked are exactly the artifact's bytes: they are copied while they are
+hashed, given to the solver in a channel of their own, and compared with the
+linked files afterwards (py-rattler checks no hashes of ``file://`` packages).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pytest_manualbuild import archive
+from pytest_manualbuild.errors import (
+    ArtifactError,
+    ChannelError,
+    EnvironmentBroken,
+    NotApplicable,
+    Uninstallable,
+    Unsolvable,
+)
+from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.solver import LINK_S, SOLVE_S, Solver
+
+PREFIX_LENGTH = 255
+"""As conda-build's: what cannot be relocated into a long prefix is found out."""
+_PLACEHOLD = "_test_env_placehold"
+
+
+class Environments:
+    """Solves and links environments for several hosts at once; use as a context manager."""
+
+    def __init__(self, cache: Path, channels: Sequence[str]) -> None:
+        """Keep packages and linked environments below ``cache``; solve with these channels."""
+        self._cache = cache
+        self._channels = tuple(channels)
+        self._solver = Solver()
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._solved: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Environments:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the solver's process now, so that it is ready when it is needed."""
+        self._solver.start()
+
+    def close(self) -> None:
+        """End the solver's process."""
+        self._solver.close()
+
+    def prepare(
+        self,
+        artifact: Artifact,
+        *,
+        requires: Sequence[str],
+        virtual_packages: Sequence[tuple[str, str]],
+        subdir: str,
+        placement: Placement,
+        progress: Progress,
+    ) -> LinkedEnvironment:
+        """Return a linked environment that holds exactly this artifact.
+
+        ``virtual_packages`` is the host's complete list. Raises NotApplicable, Unsolvable or
+        Uninstallable (the package's doing), ChannelError or EnvironmentBroken (not its doing).
+        """
+        try:
+            channel, index, paths = self._private_channel(artifact)
+            progress("solving")
+            solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
+            _check_files(solution["packages"], artifact)
+            prefix, notes = _prefix(placement.root, solution["packages"])
+            with self._one_at_a_time(placement.root if placement.in_place else prefix):
+                progress(f"linking {len(solution['packages'])} packages")
+                path = self._linked(artifact, solution, subdir, prefix, paths, placement)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise EnvironmentBroken(
+                f"The environment cannot be made in {self._cache}: {error.strerror or error}.",
+                remedy="Free some space." if full else "Check the folder's permissions.",
+            ) from error
+        installed = tuple(
+            InstalledPackage(
+                **{
+                    key: str(one[key])
+                    for key in ("name", "version", "build", "subdir", "sha256", "channel")
+                }
+            )
+            for one in solution["packages"]
+        )
+        scripts = sorted(path.glob("bin/.*-post-link.sh"))
+        notes += tuple(f"the post-link script {script.name} was not run" for script in scripts)
+        return LinkedEnvironment(path=str(path), prefix=prefix, packages=installed, notes=notes)
+
+    def _private_channel(
+        self, artifact: Artifact
+    ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+        """Copy the artifact into a channel of its own; return its URL, index and paths."""
+        folder = self._cache / "artifacts" / artifact.sha256
+        target = folder / artifact.subdir / artifact.filename
+        with self._one_at_a_time(artifact.sha256):
+            if not target.is_file() or _sha256(target) != artifact.sha256:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with _replacing(target) as copy:
+                    shutil.copyfile(artifact.path, copy)
+                    if _sha256(copy) != artifact.sha256:
+                        raise EnvironmentBroken(
+                            f"{artifact.path}: it changed since the run was planned.",
+                            remedy="Leave the packages alone during a run, and run again.",
+                        )
+            index: dict[str, Any] = {}
+            paths: list[dict[str, Any]] = []
+            for name, content in archive.info_members(target):
+                if name == "info/index.json":
+                    index = json.loads(content)
+                elif name == "info/paths.json":
+                    paths = _entries(target, content)
+            section = "packages.conda" if target.name.endswith(".conda") else "packages"
+            record = {**index, "sha256": artifact.sha256, "size": artifact.size}
+            for subdir in {artifact.subdir, "noarch"}:
+                described: dict[str, Any] = {
+                    "info": {"subdir": subdir},
+                    "packages": {},
+                    "packages.conda": {},
+                }
+                if subdir == artifact.subdir:
+                    described[section] = {artifact.filename: record}
+                place = folder / subdir / "repodata.json"
+                place.parent.mkdir(exist_ok=True)
+                with _replacing(place) as file:
+                    file.write_text(json.dumps(described))
+        return folder.as_uri(), index, paths
+
+    def _solve(
+        self,
+        artifact: Artifact,
+        index: dict[str, Any],
+        channel: str,
+        requires: Sequence[str],
+        virtual_packages: Sequence[tuple[str, str]],
+        subdir: str,
+    ) -> dict[str, Any]:
+        # A package that needs no other one needs no channel either, and no network.
+        alone = not requires and all(spec.startswith("__") for spec in artifact.depends)
+        others = [] if alone else [_channel(one) for one in self._channels]
+        asked = {
+            "index": index,
+            "channels": [channel, *others],
+            "specs": [f"{artifact.name} =={artifact.version} {artifact.build}", *requires],
+            "subdir": subdir,
+            "virtual_packages": list(virtual_packages),
+        }
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        with self._one_at_a_time(key):
+            if key not in self._solved:
+                self._solved[key] = self._solver.ask("solve", SOLVE_S, **asked)
+        said = self._solved[key]
+        host = ", ".join(f"{name} {version}" for name, version in virtual_packages)
+        match said.get("error"):
+            case None:
+                return said
+            case "not-applicable":
+                raise NotApplicable(
+                    f"{artifact.dist} is not for this host: {said['text']}.",
+                    remedy="Nothing is wrong with either.",
+                )
+            case "unsolvable":
+                raise Unsolvable(
+                    f"No environment can be made for {artifact.dist} on this host ({host}).",
+                    remedy="Check the package's depends, and --channel.",
+                    detail=said["text"],
+                )
+            case _:
+                raise ChannelError(
+                    f"A channel cannot be read ({', '.join(others) or channel}).",
+                    remedy="Check --channel and the network.",
+                    detail=said["text"],
+                )
+
+    def _linked(
+        self,
+        artifact: Artifact,
+        solution: dict[str, Any],
+        subdir: str,
+        prefix: str,
+        paths: list[dict[str, Any]],
+        placement: Placement,
+    ) -> Path:
+        def link(target: Path) -> None:
+            said = self._solver.ask(
+                "link",
+                LINK_S,
+                solution=solution["solution"],
+                target=str(target),
+                prefix=None if placement.in_place else prefix,
+                cache=str(self._cache / "pkgs"),
+                subdir=subdir,
+            )
+            if "error" in said:
+                raise _link_error(artifact, said["text"])
+            if wrong := _first_difference(target, paths):
+                raise Uninstallable(
+                    f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
+                    remedy="Build the package again.",
+                )
+
+        if placement.in_place:
+            target = Path(prefix)
+            link(target)
+            _own_files(target)
+        else:
+            names = sorted(one["sha256"] or one["url"] for one in solution["packages"])
+            text = json.dumps([names, prefix, solution["version"]])
+            key = hashlib.sha256(text.encode()).hexdigest()[:32]
+            target = self._cache / "environments" / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(target.with_suffix(".lock")):
+                if target.is_dir() and _first_difference(target, paths):
+                    shutil.rmtree(target)
+                if not target.is_dir():
+                    with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
+                        link(Path(fresh) / "prefix")
+                        (Path(fresh) / "prefix").rename(target)
+        if _sha256(Path(artifact.path)) != artifact.sha256:
+            raise EnvironmentBroken(
+                f"{artifact.path}: it changed while it was linked.",
+                remedy="Leave the packages alone during a run, and run again.",
+            )
+        return target
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self, key: str) -> Iterator[None]:
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            yield
+
+
+def index_channel(folder: Path) -> None:
+    """Index a folder of packages as a conda channel; ChannelError if that fails."""
+    solver = Solver()
+    try:
+        said = solver.ask("index", LINK_S, folder=str(folder))
+    finally:
+        solver.close()
+    if "error" in said:
+        raise ChannelError(
+            f"{folder}: it cannot be indexed.", remedy="Check its packages.", detail=said["text"]
+        )
+
+
+def _channel(text: str) -> str:
+    """Return a channel as the solver takes it; ChannelError for a folder that is none."""
+    folder = Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(text)
+    is_path = text.startswith(("file://", "/", "./", "../"))
+    if is_path and not any(folder.glob("*/repodata.json*")):
+        what = "holds no repodata.json" if folder.is_dir() else "is no folder"
+        raise ChannelError(
+            f"The channel {text} {what}.",
+            remedy="Give a channel that was indexed (conda index, rattler-index), with --channel.",
+        )
+    return folder.absolute().as_uri() if is_path else text
+
+
+def _check_files(packages: list[dict[str, Any]], artifact: Artifact) -> None:
+    """Compare the bytes of local packages with what their channel says of them."""
+    ours = [one for one in packages if one["name"] == artifact.name]
+    if [one["sha256"] for one in ours] != [artifact.sha256]:
+        raise EnvironmentBroken(
+            f"The solver took other bytes for {artifact.dist}.", remedy="Please report it."
+        )
+    for one in packages:
+        if one["url"].startswith("file://") and one["name"] != artifact.name:
+            path = Path(unquote(urlsplit(one["url"]).path))
+            if one["sha256"] and _sha256(path) != one["sha256"]:
+                raise ChannelError(
+                    f"{path}: its bytes are not those that the channel's repodata names.",
+                    remedy="Index the channel again, or fetch the package again.",
+                )
+
+
+def _prefix(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
+    """Return the padded prefix below ``root``, shorter where a package cannot take it."""
+    length, notes = PREFIX_LENGTH, ()
+    for one in packages:
+        path = Path(unquote(urlsplit(one["url"]).path))
+        if not one["url"].startswith("file://"):
+            continue
+        for name, content in archive.info_members(path):
+            if name == "info/paths.json":
+                for entry in _entries(path, content):
+                    placeholder = str(entry.get("prefix_placeholder") or "")
+                    if placeholder and entry.get("file_mode") == "binary":
+                        if len(placeholder) < length:
+                            length = len(placeholder)
+                            notes = (
+                                f"the prefix has {length} characters, not {PREFIX_LENGTH}:"
+                                f" {one['file']} was built with a placeholder that short",
+                            )
+                break
+    plain = f"{root}/{_PLACEHOLD}"
+    while len(plain) + len("_placehold") <= length:
+        plain += "_placehold"
+    padded = plain + "_placehold"[: max(0, length - len(plain))]
+    if len(padded) > length:
+        padded = f"{root}/e"
+    if len(padded) > length:
+        raise Uninstallable(
+            f"No prefix below {root} is short enough: {notes[0] if notes else ''}.",
+            remedy="Build the package with conda-build's padded prefix.",
+        )
+    return padded, notes
+
+
+def _entries(path: Path, content: bytes) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(content)["paths"]
+        if all(isinstance(entry["_path"], str) for entry in entries):
+            return list(entries)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArtifactError(f"{path}: info/paths.json is not valid.", remedy="Build it again.")
+
+
+def _first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
+    """Return the first file of the artifact that is not in the prefix with its bytes."""
+    for entry in paths:
+        if entry.get("prefix_placeholder") or entry.get("path_type") != "hardlink":
+            continue
+        name = entry["_path"]
+        if name.startswith(("site-packages/", "python-scripts/")):
+            continue  # noarch: python decides where it goes
+        try:
+            if _sha256(prefix / name) != entry.get("sha256"):
+                return str(name)
+        except OSError:
+            return str(name)
+    return ""
+
+
+def _link_error(artifact: Artifact, text: str) -> Exception:
+    if "No space left" in text or "os error 28" in text:
+        return EnvironmentBroken("The disk is full.", remedy="Free some space.", detail=text)
+    if artifact.filename in text or artifact.dist in text or artifact.sha256 in text:
+        return Uninstallable(
+            f"{artifact.dist} cannot be installed.", remedy="Build it again.", detail=text
+        )
+    return EnvironmentBroken(
+        "The environment cannot be linked.", remedy="Check the channel's packages.", detail=text
+    )
+
+
+def _own_files(prefix: Path) -> None:
+    """Give the prefix files of its own: links into the package cache would let tests write there."""
+    for path in prefix.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+            copy = path.with_name(f"{path.name}.own")
+            shutil.copy2(path, copy)
+            copy.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Give a path beside the target that takes its place when all went well."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield fresh
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
