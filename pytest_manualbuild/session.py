@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_manualbuild import evidence, hosts, matrix, plan, show
+from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
 from pytest_manualbuild.environment import Environments
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.execution import Engine, Settings
@@ -281,9 +281,10 @@ class Controller(_Session):
             controller={
                 "system": platform.platform(),
                 "python": platform.python_version(),
+                "pytest-manualbuild": __version__,
                 **{
                     name: metadata.version(name)
-                    for name in ("pytest", "pytest-xdist", "pytest-manualbuild", "py-rattler")
+                    for name in ("pytest", "pytest-xdist", "py-rattler")
                 },
             },
         )

@@ -1,0 +1,311 @@
+"""The record of a run: a journal while it goes on, then ``evidence.json`` and its views.
+
+``evidence.json`` is an in-toto Statement v1 about the package files. It is
+written last; whatever stops a run before that leaves no evidence at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_manualbuild import plan as planning
+from pytest_manualbuild.errors import EvidenceError, ManualBuildError
+from pytest_manualbuild.model import Cause, CheckResult, HostRecord, Outcome, Plan
+from pytest_manualbuild.recipe import folder as recipe_folder
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "urn:pytest-manualbuild:evidence:v1"
+MOST_BYTES = 256 * 1024 * 1024
+_VIEWS = ("evidence.json", "junit.xml", "summary.md", "matrix.toml", "SHA256SUMS", "receipt.json")
+Key = tuple[str, str, str]
+"""(host, package key, check name)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a run found out."""
+
+    run_id: str
+    started: str
+    """ISO 8601 with zone, as ``finished``."""
+    finished: str
+    complete: bool
+    """Whether the run covered the whole plan, and the plan the whole matrix."""
+    exit_status: int
+    narrowed: tuple[str, ...]
+    """Why it is not complete, in sentences."""
+    plan: Plan
+    plan_sha256: str
+    hosts: tuple[HostRecord, ...]
+    results: tuple[CheckResult, ...]
+    """One for each (host, package, check) of the plan, in its order."""
+    controller: dict[str, str]
+    junit_sha256: str = ""
+    logs: dict[str, str] = field(default_factory=dict)
+    """sha256 of each log, by its path relative to the folder of the evidence."""
+
+
+class Journal:
+    """Results as they come, each on disk before the next: what a killed run leaves behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, result: CheckResult) -> None:
+        """Append one result; EvidenceError when it cannot be written."""
+        self._write(msgspec.to_builtins(result))
+
+    def begin(self, run_id: str, plan_sha256: str) -> None:
+        """Write the first line, which says whose journal this is."""
+        self._write({"journal": PREDICATE, "run_id": run_id, "plan_sha256": plan_sha256})
+
+    def _write(self, value: object) -> None:
+        try:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(value, sort_keys=True).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+
+def begin(folder: Path, planned: Plan, run_id: str) -> Journal:
+    """Make the folder of a run's evidence, in place of an older one of ours.
+
+    Raises EvidenceError for a folder that holds anything else.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not _is_ours(folder):
+                raise EvidenceError(
+                    f"{folder}: it holds something that is not a report of this tool.",
+                    remedy="Name another folder with --evidence.",
+                )
+            # The old verdict goes first: a run that is killed now must not leave it standing.
+            for name in (*_VIEWS, "results.jsonl"):
+                (folder / name).unlink(missing_ok=True)
+            for name in ("logs", "recipe"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    journal = Journal(folder / "results.jsonl")
+    journal.begin(run_id, planning.digest(planned))
+    return journal
+
+
+def _is_ours(folder: Path) -> bool:
+    for name in ("evidence.json", "results.jsonl"):
+        with contextlib.suppress(OSError), (folder / name).open("rb") as file:
+            if PREDICATE.encode() in file.read(4096):
+                return True
+    return False
+
+
+def conclude(
+    planned: Plan,
+    found: Mapping[Key, CheckResult],
+    selected: Collection[Key],
+    *,
+    pytest_status: int,
+) -> tuple[tuple[CheckResult, ...], int]:
+    """Return a result for every check of the plan, and the exit status of the run.
+
+    A check that was selected and has no result is an error; pytest's own statuses 2 to 5 stay.
+    """
+    results = []
+    for key in planning.expected(planned):
+        host, package, check = key
+        if key in found:
+            results.append(found[key])
+            continue
+        if key in selected or not selected:
+            outcome, cause = Outcome.ERROR, Cause.INTERRUPTED
+            message = "It has no result: the run ended before it."
+        else:
+            outcome, cause = Outcome.SKIPPED, Cause.NOT_SELECTED
+            message = "It was not selected."
+        results.append(
+            CheckResult(
+                host=host,
+                package=package,
+                check=check,
+                outcome=outcome,
+                cause=cause,
+                message=message,
+            )
+        )
+    return tuple(results), _status(planned, results, pytest_status)
+
+
+def _status(planned: Plan, results: Collection[CheckResult], pytest_status: int) -> int:
+    if pytest_status not in (0, 1):
+        return pytest_status
+    asked = [result for result in results if result.cause is not Cause.NOT_SELECTED]
+    outcomes = {result.outcome for result in asked}
+    if Outcome.FAILED in outcomes:
+        return 1
+    if Outcome.ERROR in outcomes or pytest_status != 0:
+        return 16
+    required = {host.name for host in planned.matrix.hosts if host.required and not host.standin}
+    judged = [result for result in asked if result.host in required] or asked
+    proven = any(
+        result.outcome is Outcome.PASSED and result.check != planning.INSTALL.name
+        for result in judged
+    )
+    return 0 if proven and all(r.outcome is Outcome.PASSED for r in judged) else 8
+
+
+def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -> Evidence:
+    """Write every view and then ``evidence.json``; return the evidence as written.
+
+    ``junit_copy`` names a further place for the JUnit report. Raises EvidenceError.
+    """
+    from pytest_manualbuild.reports import junit, markdown  # noqa: PLC0415 # views look back here
+
+    try:
+        report = junit.write(evidence)
+        logs = {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((folder / "logs").rglob("*"))
+            if path.is_file()
+        }
+        evidence = replace(
+            evidence, junit_sha256=hashlib.sha256(report).hexdigest(), logs=logs
+        )
+        source = Path(evidence.plan.recipe)
+        for path in recipe_folder.files(source):
+            target = folder / "recipe" / path.relative_to(source.resolve())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        statement = json.dumps(_statement(evidence), indent=1, sort_keys=True).encode() + b"\n"
+        views = {
+            "matrix.toml": evidence.plan.matrix.text.encode(),
+            "summary.md": markdown.render(evidence).encode(),
+            "junit.xml": report,
+            "evidence.json": statement,
+        }
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in views.items()} | logs
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+        _replace(folder / "SHA256SUMS", "".join(lines).encode())
+        if junit_copy is not None:
+            Path(junit_copy).parent.mkdir(parents=True, exist_ok=True)
+            _replace(Path(junit_copy), report)
+        for name, data in views.items():
+            _replace(folder / name, data)
+    except OSError as error:
+        (folder / "evidence.json").unlink(missing_ok=True)
+        raise _unwritable(folder, error) from error
+    return evidence
+
+
+def _statement(evidence: Evidence) -> dict[str, Any]:
+    predicate = msgspec.to_builtins(evidence)
+    for result in predicate["results"]:
+        # What a test wrote is in the logs and the JUnit report, which are named by hash.
+        del result["stdout"], result["stderr"]
+        result["duration_ms"] = round(result.pop("duration_s") * 1000)
+    outcomes = {result.outcome for result in evidence.results}
+    predicate["result"] = (
+        "INCOMPLETE"
+        if not evidence.complete or not outcomes or outcomes - {Outcome.PASSED, Outcome.FAILED}
+        else "FAILED"
+        if Outcome.FAILED in outcomes
+        else "PASSED"
+    )
+    return {
+        "_type": STATEMENT,
+        "subject": [
+            {"name": planned.artifact.key, "digest": {"sha256": planned.artifact.sha256}}
+            for planned in evidence.plan.packages
+        ],
+        "predicateType": PREDICATE,
+        "predicate": predicate,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Evidence as it was read back, with what stands around it in the statement."""
+
+    evidence: Evidence
+    subjects: dict[str, str]
+    """sha256 of each package file, by its key."""
+    result: str
+
+
+def read(folder: Path) -> Stored:
+    """Read ``evidence.json`` strictly; EvidenceError for anything that is not as we write it."""
+    path = folder / "evidence.json"
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise EvidenceError(f"{path}: it is too large.", remedy="Run the tests again.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise EvidenceError(
+            f"{path}: there is no evidence to read ({error.strerror}).",
+            remedy="Give the folder of a run that came to its end.",
+        ) from error
+    try:
+        statement = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if statement["_type"] != STATEMENT or statement["predicateType"] != PREDICATE:
+            raise ValueError("it is another kind of statement")
+        predicate = statement["predicate"]
+        for result in predicate["results"]:
+            result["duration_s"] = result.pop("duration_ms") / 1000
+            if {"stdout", "stderr"} & result.keys():
+                raise ValueError("a result has output in it")
+        subjects = [(str(s["name"]), str(s["digest"]["sha256"])) for s in statement["subject"]]
+        if len(dict(subjects)) != len(subjects):
+            raise ValueError("a package is named twice")
+        return Stored(
+            evidence=msgspec.convert(predicate, type=Evidence),
+            subjects=dict(subjects),
+            result=str(predicate["result"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EvidenceError(
+            f"{path}: not evidence as this tool writes it ({reason}).",
+            remedy="Run the tests again.",
+        ) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is given twice")
+    return value
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not a number")
+
+
+def _replace(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> ManualBuildError:
+    return EvidenceError(
+        f"{path}: the report cannot be written: {error.strerror or error}.",
+        remedy="Free some space, or name another folder with --evidence.",
+    )

@@ -1,0 +1,1 @@
+"""Views of the evidence: one file each. The truth they show is ``evidence.json``."""

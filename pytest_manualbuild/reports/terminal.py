@@ -1,0 +1,89 @@
+"""The grid in the terminal: checks down, hosts across, readable without colours."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pytest_manualbuild.evidence import Evidence
+from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan
+
+MOST_ROWS = 40
+_WORDS = {
+    Outcome.PASSED: ("✓ ok", "green"),
+    Outcome.FAILED: ("✗ FAILED", "bold red"),
+    Outcome.ERROR: ("! ERROR", "bold magenta"),
+    Outcome.SKIPPED: ("- skipped", "yellow"),
+}
+
+
+def word(result: CheckResult | None) -> tuple[str, str]:
+    """Return what a cell of the grid says, and its style."""
+    if result is None:
+        return "", ""
+    text, style = _WORDS[result.outcome]
+    if result.outcome is Outcome.SKIPPED:
+        text = f"- {result.cause.replace('-', ' ')}"
+    elif result.cause is Cause.TIMEOUT:
+        text = "✗ TIMED OUT"
+    return text, style
+
+
+def text(evidence: Evidence, *, width: int, color: bool) -> str:
+    """Return the grid of every package as text, followed by each host's trouble."""
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False
+    )
+    with console.capture() as capture:
+        for planned in evidence.plan.packages:
+            console.print(_grid(evidence, planned.artifact.key))
+        for host in evidence.hosts:
+            if host.message:
+                console.print(Text(f"{host.name}: {host.state}: {host.message}"))
+    return capture.get()
+
+
+def _grid(evidence: Evidence, key: str) -> Table:
+    planned = evidence.plan.package(key)
+    names = [cell.host for cell in evidence.plan.cells if cell.package == key]
+    required = {host.name for host in evidence.plan.matrix.hosts if host.required}
+    results = {(r.host, r.check): r for r in evidence.results if r.package == key}
+    table = Table(title=f"{key}  sha256 {planned.artifact.sha256[:16]}…", title_justify="left")
+    table.add_column("check", overflow="fold")
+    for name in names:
+        facts = next((host.facts for host in evidence.hosts if host.name == name), None)
+        below = f"\nglibc {facts.glibc}" if facts is not None and facts.glibc else ""
+        table.add_column(f"{name}{' *' if name in required else ''}{below}", overflow="fold")
+    rows = [check.name for check in planned.checks]
+    if len(rows) > MOST_ROWS:
+        bad = [c for c in rows if any(_bad(results.get((name, c))) for name in names)]
+        rows = [*bad[:MOST_ROWS]]
+        table.caption = f"{len(planned.checks) - len(rows)} more checks are not shown"
+    for check in rows:
+        cells = [word(results.get((name, check))) for name in names]
+        table.add_row(Text(check), *(Text(said, style=style) for said, style in cells))
+    if required & set(names) and table.caption is None:
+        table.caption = "* required"
+    return table
+
+
+def _bad(result: CheckResult | None) -> bool:
+    return result is not None and result.outcome is not Outcome.PASSED
+
+
+def plan_text(planned: Plan) -> str:
+    """Return a plan as a table: what is to be tested where."""
+    console = Console(file=io.StringIO(), width=110, no_color=True, highlight=False)
+    with console.capture() as capture:
+        for package in planned.packages:
+            names = [c.host for c in planned.cells if c.package == package.artifact.key]
+            table = Table(title=package.artifact.key, title_justify="left")
+            table.add_column("check", overflow="fold")
+            table.add_column("hosts", overflow="fold")
+            for check in package.checks:
+                table.add_row(Text(check.name), Text(", ".join(names) or "none"))
+            console.print(table)
+    return capture.get()
