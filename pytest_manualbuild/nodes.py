@@ -7,6 +7,7 @@ nothing themselves, and never import a file of the recipe.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -101,10 +102,11 @@ class CheckItem(pytest.Item):
         if self.result.outcome is not Outcome.PASSED:
             pytest.fail(self._story(self.result), pytrace=False)
 
-    def reportinfo(self) -> tuple[str, None, str]:
+    def reportinfo(self) -> tuple[Path, int, str]:
         """Say in headings which check of which package on which host it is."""
         host, _, check = self.key
-        return self.parent.parent.parent.name, None, f"{host}: {self.parent.name}: {check}"
+        recipe = Path(self.parent.parent.parent.plan.recipe) / "meta.yaml"
+        return recipe, 0, f"{host}: {self.parent.name}: {check}"
 
     def _story(self, result: CheckResult) -> str:
         host, package, _ = self.key

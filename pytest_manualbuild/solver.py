@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import subprocess
@@ -22,6 +23,7 @@ class Solver:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._reader = threading.Thread()
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
 
@@ -35,7 +37,10 @@ class Solver:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                 )
-                threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+                self._reader = threading.Thread(
+                    target=self._read, args=(self._process,), daemon=True
+                )
+                self._reader.start()
 
     def ask(self, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
         """Ask the child for something and return its answer, which may hold an ``error``.
@@ -84,6 +89,11 @@ class Solver:
         if process is not None:
             process.kill()
             process.wait()
+            self._reader.join()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
 
 
 def _died() -> EnvironmentBroken:

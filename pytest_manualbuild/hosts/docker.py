@@ -37,6 +37,7 @@ FOLDER = "/opt/manualbuild"
 MEMORY = "4g"
 PIDS = 1024
 _HEADER = struct.Struct(">BxxxL")
+_STDERR = 2  # the engine's number of that stream
 _CHUNK = 256 * 1024
 _API_S = 120
 
@@ -140,7 +141,7 @@ class DockerTransport:
             end = _HEADER.size + size
             if len(self._buffer) < end:
                 break
-            chunks.append(("stderr" if kind == 2 else "stdout", self._buffer[_HEADER.size : end]))
+            chunks.append(("stderr" if kind == _STDERR else "stdout", self._buffer[_HEADER.size : end]))
             self._buffer = self._buffer[end:]
         return chunks
 
@@ -169,6 +170,7 @@ class DockerConnection(shells.ShellConnection):
         run.expect("docker", engine=host.engine or "", host=host.name)
         self._client = _client(host.engine)
         self._docker: DockerTransport | None = None
+        self._attached: Any = None
         self._id = ""
         try:
             mounts = [self._mount(run, host, one, docker) for one in environments]
@@ -278,6 +280,13 @@ class DockerConnection(shells.ShellConnection):
         if self._docker is not None:
             self._docker.close()
             self._docker = None
+        if self._attached is not None:
+            with contextlib.suppress(Exception):
+                self._attached.close()
+                response = getattr(self._attached, "_response", None)
+                if response is not None:
+                    response.close()
+            self._attached = None
         if self._id:
             with _gone_is_fine():
                 self._client.api.remove_container(self._id, force=True, v=True)

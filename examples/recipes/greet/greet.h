@@ -1,0 +1,2 @@
+const char *greet_prefix(void);
+int greet(const char *whom);
