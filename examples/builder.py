@@ -186,7 +186,7 @@ def write(built: Built, folder: Path, *extensions: str) -> list[Path]:
         path = target / f"{dist}{extension}"
         path.unlink(missing_ok=True)
         if extension == ".conda":
-            with conda_builder(dist, target) as archive:
+            with conda_builder(dist, target, compression_level=9) as archive:
                 _add(archive, files)
         else:
             packed = io.BytesIO()
