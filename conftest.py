@@ -1,0 +1,3 @@
+"""Settings of the test suite that pytest wants at the top."""
+
+pytest_plugins = ["pytester"]

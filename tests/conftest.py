@@ -1,0 +1,122 @@
+"""What many tests need: real packages, a channel with Python, an engine, a cache of our own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+SHARED = ROOT.parent / "shared"
+LOCAL = '[hosts.here]\nkind = "local"\n'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A command that ran to its end."""
+
+    status: int
+    out: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MANUALBUILD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared test data."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder `shared` is not beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example packages, in a folder for each recipe."""
+    import packages
+
+    folder = tmp_path_factory.mktemp("built")
+    for name in ("greet", "greet-declared", "greet-undeclared", "purehello"):
+        if name == "purehello" or packages.can_compile():
+            packages.build(name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def python_channel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a channel that holds Python: the portable one where it is at hand."""
+    import packages
+
+    from pytest_manualbuild.environment import index_channel
+
+    folder = tmp_path_factory.mktemp("python-channel") / "channel"
+    if not (SHARED / "channel").is_dir():
+        return packages.python_channel(folder)
+    for path in (SHARED / "channel").glob("*/*"):
+        target = folder / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    index_channel(folder)
+    return folder.as_uri()
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """Skip where no Docker engine answers or the test images are missing."""
+    import docker
+
+    try:
+        client = docker.from_env(timeout=20)
+        tags = {tag for image in client.images.list() for tag in image.tags}
+        client.close()
+    except Exception as error:  # noqa: BLE001 # whatever it is, there is no engine
+        pytest.skip(f"no Docker engine answers: {error}")
+    missing = {f"manualbuild/debian-{number}:test" for number in (11, 12, 13)} - tags
+    if missing:
+        pytest.skip(f"images are missing: {', '.join(sorted(missing))}")
+
+
+def recipe(name: str) -> Path:
+    """Return an example's recipe."""
+    return ROOT / "examples" / "recipes" / name
+
+
+def command(*words: str, cwd: Path, timeout_s: float = 180, **environ: str) -> Ran:
+    """Run a program to its end, with its output in one text."""
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return Ran(status=done.returncode, out=done.stdout)
+
+
+def run_pytest(*words: str, cwd: Path, timeout_s: float = 180) -> Ran:
+    """Run pytest as a user would."""
+    return command(
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, cwd=cwd,
+        timeout_s=timeout_s,
+    )  # fmt: skip
+
+
+def manualbuild(*words: str, cwd: Path, **environ: str) -> Ran:
+    """Run the command-line tool as a user would."""
+    return command(sys.executable, "-m", "pytest_manualbuild.cli", *words, cwd=cwd, **environ)
