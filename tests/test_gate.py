@@ -1,0 +1,369 @@
+"""The gate and the upload: every single change of a good report is refused with its own reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import builder
+import pytest
+from conftest import LOCAL, Ran, manualbuild, run_pytest
+
+from pytest_manualbuild import policy as policies
+from pytest_manualbuild import verify
+from pytest_manualbuild.errors import EvidenceError, PolicyError
+from pytest_manualbuild.gate import Decision
+from pytest_manualbuild.reports import junit
+
+META = """
+package:
+  name: odd
+  version: '1'
+build:
+  noarch: generic
+test:
+  commands:
+    - test -f $PREFIX/share/odd.txt
+    - 'true'
+"""
+CANARY = "canary-token-1234"
+
+
+def build(tmp_path: Path, text: str = META, into: str = "build_artifacts") -> Path:
+    """Build the package with this recipe inside."""
+    folder = tmp_path / f"recipe-of-{into}"
+    folder.mkdir(exist_ok=True)
+    (folder / "meta.yaml").write_text(text)
+    staged = {"share/odd.txt": builder.Staged(data=b"odd\n")}
+    built = builder.Built(recipe=folder, files=staged, subdir="noarch")
+    return builder.write(built, tmp_path / into, ".conda")[0]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a package and a report of it that the gate accepts."""
+    folder = tmp_path_factory.mktemp("good")
+    build(folder)
+    (folder / "local.toml").write_text(LOCAL)
+    ran = run_pytest(
+        "--recipe", "recipe-of-build_artifacts", "--matrix", "local.toml", "--evidence", "report",
+        "--artifacts", "build_artifacts", cwd=folder,
+    )  # fmt: skip
+    assert ran.status == 0, ran.out
+    return folder
+
+
+@pytest.fixture
+def case(good: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    shutil.copytree(good, tmp_path / "case")
+    return tmp_path / "case"
+
+
+def judged(case: Path, policy: policies.Policy | None = None) -> tuple[Decision, str]:
+    found = verify.verify(
+        case / "report", case / "build_artifacts", policy or policies.Policy()
+    ).verdict
+    return found.decision, found.text()
+
+
+def test_a_good_report_is_accepted(case: Path) -> None:
+    assert judged(case)[0] is Decision.ACCEPT
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(case: Path) -> None:
+        path = case / "report" / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def drop_result(case: Path) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    value["predicate"]["results"].pop()
+    path.write_text(json.dumps(value))
+
+
+def twice(case: Path) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    value["predicate"]["results"].append(value["predicate"]["results"][-1])
+    path.write_text(json.dumps(value))
+
+
+def drop_case(case: Path) -> None:
+    path = case / "report/junit.xml"
+    path.write_text(re.sub(r"<testcase.*?</testcase>", "", path.read_text(), count=1, flags=re.S))
+
+
+def other_bytes(case: Path) -> None:
+    with next((case / "build_artifacts/noarch").iterdir()).open("ab") as file:
+        file.write(b"\0")
+
+
+def no_package(case: Path) -> None:
+    shutil.rmtree(case / "build_artifacts")
+
+
+def extra_host(case: Path) -> None:
+    path = case / "report/matrix.toml"
+    path.write_text(path.read_text() + '[hosts.more]\nkind = "local"\n')
+
+
+def extra_log(case: Path) -> None:
+    (case / "report/logs").mkdir(exist_ok=True)
+    (case / "report/logs/more.txt").write_text("more")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (edit("evidence.json", '"outcome": "passed"', '"outcome": "failed"'), "failed"),
+        (edit("evidence.json", '"outcome": "passed"', '"outcome": "skipped"'), "skip never"),
+        (edit("evidence.json", '"complete": true', '"complete": false'), "its end"),
+        (edit("evidence.json", '"narrowed": []', '"narrowed": ["-x"]'), "not cover the plan"),
+        (edit("evidence.json", '"exit_status": 0', '"exit_status": 2'), "differ|exit status"),
+        (edit("junit.xml", '"manualbuild.cause" value="ok"', '"x" value="ok"'), "not the report"),
+        (drop_result, "0 results, 1 needed"),
+        (twice, "2 results, 1 needed"),
+        (drop_case, "junit.xml and the evidence differ"),
+        (other_bytes, "other bytes"),
+        (no_package, "cannot be read"),
+        (extra_host, "not the one that was run"),
+        (extra_log, "not the one that the run wrote"),
+        (edit("recipe/meta.yaml", "    - 'true'\n", ""), "recipe kept with the evidence"),
+    ],
+)
+def test_each_change_is_refused_with_its_own_reason(
+    case: Path, change: Callable[[Path], None], says: str
+) -> None:
+    change(case)
+
+    decision, text = judged(case)
+
+    assert decision is not Decision.ACCEPT
+    assert re.search(says, text), text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"_type":', '"_type": "x", "_type":'),
+        ('"exit_status": 0', '"exit_status": NaN'),
+        ('"complete": true', '"complete": "true"'),
+        ("{", "["),
+    ],
+)
+def test_malformed_evidence_is_one_line(case: Path, old: str, new: str) -> None:
+    edit("evidence.json", old, new)(case)
+
+    ran = manualbuild("verify", "report", "--artifacts", "build_artifacts", cwd=case)
+
+    assert (ran.status, "Traceback" in ran.out, ran.out.count("\n")) == (4, False, 1), ran.out
+
+
+def test_a_builder_who_strips_tests_is_found_out(case: Path) -> None:
+    shutil.rmtree(case / "build_artifacts")
+    build(case, META.replace("    - 'true'\n", ""))
+    shutil.rmtree(case / "report")
+    (case / "reviewed").mkdir()
+    (case / "reviewed/meta.yaml").write_text(META)
+    ran = run_pytest(
+        "--recipe", "reviewed", "--artifacts", "build_artifacts", "--matrix", "local.toml",
+        "--evidence", "report", cwd=case,
+    )  # fmt: skip
+    assert ran.status == 0, ran.out
+
+    decision, text = judged(case)
+
+    assert decision is Decision.REJECT
+    assert "lacks the check" in text
+
+
+def test_time_and_policy(case: Path, tmp_path: Path) -> None:
+    def at(days: float, **gate: object) -> Decision:
+        policy = policies.Policy(gate=policies.Gate(**gate))  # type: ignore[arg-type]
+        now = datetime.now(UTC) + timedelta(days=days)
+        return verify.verify(
+            case / "report", case / "build_artifacts", policy, now=now
+        ).verdict.decision
+
+    assert at(2) is Decision.ACCEPT
+    assert at(2, max_age_days=1) is Decision.REJECT
+    assert at(-1) is Decision.REJECT
+    assert at(0, approvals=1) is Decision.INCONCLUSIVE
+
+    file = tmp_path / "policy.toml"
+    (tmp_path / "other.toml").write_text(LOCAL + "required = true\n")
+    file.write_text('[gate]\nmatrix = "other.toml"\n')
+    assert "another one was run" in judged(case, policies.load(file))[1]
+    file.write_text('[[enabled]]\npackage = "odd"\nuntil = 2020-01-01\n')
+    assert "until 2020-01-01" in judged(case, policies.load(file))[1]
+    for text, says in (("[gat]\n", "unknown key gat"), ("[gate]\nmax_age = 1\n", "gate.max_age"),
+                       ("[gate]\napprovals = 'two'\n", "approvals"), ("x", "TOML")):
+        file.write_text(text)
+        with pytest.raises(PolicyError, match=says):
+            policies.load(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!DOCTYPE x [<!ENTITY a 'b'>]><testsuites>&a;</testsuites>",
+        "<testsuites>" * 100,
+        "<testsuites><testcase/></testsuites><",
+        "",
+    ],
+)
+def test_hostile_junit_is_refused(text: str) -> None:
+    with pytest.raises(EvidenceError):
+        junit.read(text.encode())
+
+
+def test_the_report_is_valid_for_two_dialects(case: Path, shared: Path) -> None:
+    from lxml import etree
+
+    tree = etree.fromstring((case / "report/junit.xml").read_bytes())
+    for one in tree.iter("testcase"):
+        for child in one.xpath("properties|system-out|system-err"):
+            one.remove(child)
+    for name in ("jenkins-xunit-junit-10.xsd", "windyroad-JUnit.xsd"):
+        schema = etree.XMLSchema(etree.parse(str(shared / "schemas" / name)))
+        schema.assertValid(tree)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A loopback server in a process of its own; its folder, and what makes the client use it."""
+    state = tmp_path / "server"
+    (tmp_path / "config/data").mkdir(parents=True)
+    state.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("loopback_anaconda.py")), str(state)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    port = process.stdout.readline().strip()
+    (tmp_path / "config/data/config.yaml").write_text(f"url: http://127.0.0.1:{port}\n")
+    try:
+        yield state, {
+            "BINSTAR_CONFIG_DIR": str(tmp_path / "config"),
+            "HOME": str(tmp_path),
+            "ANACONDA_API_TOKEN": CANARY,
+        }
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def publish(case: Path, environ: dict[str, str], *words: str) -> Ran:
+    return manualbuild(
+        "upload", "report", "--artifacts", "build_artifacts", "--to", "anaconda", "--user",
+        "builder", *words, cwd=case, **environ,
+    )  # fmt: skip
+
+
+def stored(state: Path) -> dict[str, dict[str, object]]:
+    path = state / "dists.json"
+    return json.loads(path.read_text()) if path.is_file() else {}  # type: ignore[no-any-return]
+
+
+def test_the_real_client_uploads_once_under_the_label(
+    case: Path, server: tuple[Path, dict[str, str]]
+) -> None:
+    state, environ = server
+    artifact = verify.verify(case / "report", case / "build_artifacts", policies.Policy())
+    (wanted,) = (one.sha256 for one in artifact.files.values())
+
+    dry = publish(case, environ, "--dry-run")
+    assert (dry.status, stored(state)) == (0, {}), dry.out
+    first = publish(case, environ)
+    assert first.status == 0, first.out
+    ((key, dist),) = stored(state).items()
+    assert key == "builder/odd/1/noarch/odd-1-0.conda"
+    assert (dist["labels"], dist["sha256"]) == (["manual"], wanted)
+    receipt = json.loads((case / "report/receipt.json").read_text())
+    assert (receipt["login"], receipt["packages"][0]["sha256"]) == ("builder", wanted)
+
+    before = (state / "requests.jsonl").read_text().count("POST")
+    again = publish(case, environ)
+    assert (again.status, "already there" in again.out) == (0, True), again.out
+    assert (state / "requests.jsonl").read_text().count("POST") == before
+    assert CANARY not in first.out + again.out + (case / "report/receipt.json").read_text()
+
+
+def test_other_bytes_of_the_same_name_are_a_hard_stop(
+    case: Path, server: tuple[Path, dict[str, str]]
+) -> None:
+    state, environ = server
+    (state / "fault").write_text("sha256")
+    refused = publish(case, environ)
+    assert (refused.status, "does not have what was sent" in refused.out) == (1, True), refused.out
+    (state / "fault").unlink()
+
+    ran = publish(case, environ)
+
+    assert (ran.status, "Nothing was published" in ran.out) == (1, True), ran.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [("label", 1), ("401", 1), ("s3", 1), ("commit", 0)]
+)
+def test_faults_of_the_server_end_right(
+    case: Path, server: tuple[Path, dict[str, str]], fault: str, status: int
+) -> None:
+    state, environ = server
+    (state / "fault").write_text(fault)
+
+    ran = publish(case, environ)
+
+    # An answer that was lost after the file was stored is settled by looking: it is there.
+    assert (ran.status, "Traceback" in ran.out, CANARY in ran.out) == (status, False, False), ran.out
+
+
+def test_main_needs_a_policy_that_names_it(
+    case: Path, server: tuple[Path, dict[str, str]]
+) -> None:
+    state, environ = server
+
+    refused = publish(case, environ, "--label", "main")
+
+    assert (refused.status, stored(state)) == (1, {}), refused.out
+    (case / "policy.toml").write_text('[target]\nlabel = "main"\n')
+    assert publish(case, environ, "--policy", "policy.toml").status == 0
+    assert [one["labels"] for one in stored(state).values()] == [["main"]]
+
+
+def test_a_refused_report_uploads_nothing(
+    case: Path, server: tuple[Path, dict[str, str]]
+) -> None:
+    state, environ = server
+    other_bytes(case)
+
+    ran = publish(case, environ)
+
+    assert (ran.status, "other bytes" in ran.out, stored(state)) == (1, True, {}), ran.out
+
+
+def test_a_channel_folder_is_indexed_and_never_overwritten(case: Path) -> None:
+    words = ("upload", "report", "--artifacts", "build_artifacts", "--to", "channel")
+    assert manualbuild(*words, cwd=case).status == 0
+    index = json.loads((case / "channel/noarch/repodata.json").read_text())
+    assert list(index["packages.conda"]) == ["odd-1-0.conda"]
+    assert "already there" in manualbuild(*words, cwd=case).out
+
+    (case / "channel/noarch/odd-1-0.conda").write_bytes(b"other")
+
+    assert manualbuild(*words, cwd=case).status == 1
+    assert (case / "channel/noarch/odd-1-0.conda").read_bytes() == b"other"
