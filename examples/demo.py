@@ -38,7 +38,7 @@ def say(text: str) -> None:
 def run(*words: str, expect: int | None = 0) -> int:
     """Run a command as a user would, shown first; stop the demo if its status is unexpected."""
     print(f"$ {shlex.join(words)}", flush=True)
-    status = subprocess.run(words, check=False).returncode  # noqa: S603
+    status = subprocess.run(words, check=False).returncode
     print(f"(exit status {status})", flush=True)
     if expect is not None and status != expect:
         sys.exit(f"The demo expected exit status {expect}.")
@@ -74,7 +74,7 @@ def write_matrix(images: list[str]) -> Path:
     return path
 
 
-def test(name: str, matrix: Path, channel: str, expect: int | None = 0) -> Path:
+def test_recipe(name: str, matrix: Path, channel: str, expect: int | None = 0) -> Path:
     """Run the recipe's tests; return the folder of the report."""
     report = OUTPUT / f"report-{name}"
     run(
@@ -102,7 +102,7 @@ def install(name: str, filename: str, channels: list[str]) -> None:
                 progress=lambda _: None,
             )
         environ = {**os.environ, "PATH": f"{linked.prefix}/bin:{os.environ['PATH']}"}
-        said = subprocess.run([f"{linked.prefix}/bin/{name}"], env=environ, check=True,  # noqa: S603
+        said = subprocess.run([f"{linked.prefix}/bin/{name}"], env=environ, check=True,
                               capture_output=True, text=True).stdout  # fmt: skip
         print(f"{name} from {OUTPUT / 'channel'} says: {said.strip()}")
     finally:
@@ -130,14 +130,14 @@ def main() -> None:
 
     say("2. Test: this machine" + (f" and {', '.join(images)}" if images else " alone"))
     # Our python is this machine's: containers with an older glibc cannot run it.
-    accepted = {"purehello": test("purehello", this_machine, channel)}
+    accepted = {"purehello": test_recipe("purehello", this_machine, channel)}
     if "greet" in names:
-        accepted["greet"] = test("greet", matrix, channel)
+        accepted["greet"] = test_recipe("greet", matrix, channel)
 
     say("3. Judge: a package that failed, or was changed after its tests, is refused")
     manualbuild = [sys.executable, "-m", "pytest_manualbuild.cli"]
     if images and "greet-undeclared" in names:
-        report = test("greet-undeclared", matrix, channel, expect=None)
+        report = test_recipe("greet-undeclared", matrix, channel, expect=None)
         run(*manualbuild, "verify", str(report), expect=1)
     changed = OUTPUT / "changed" / "noarch"
     shutil.copytree(OUTPUT / "built/purehello/noarch", changed)

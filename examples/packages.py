@@ -59,10 +59,30 @@ def _compiled(name: str) -> dict[str, builder.Staged]:
         (Path(scratch) / "greet.c").write_text(code)
         placeholder = f'-DPLACEHOLDER="{builder.PLACEHOLDER}"'
         common = [f"-I{source}", "-O1", "-s"]
-        _run([*zig, *common, placeholder, "-fPIC", "-shared", "-Wl,-soname,libgreet.so",
-              f"{scratch}/greet.c", "-o", str(library)])
-        _run([*zig, *common, str(source / "main.c"), str(library),
-              "-Wl,-rpath,$ORIGIN/../lib", "-o", str(program)])
+        _run(
+            [
+                *zig,
+                *common,
+                placeholder,
+                "-fPIC",
+                "-shared",
+                "-Wl,-soname,libgreet.so",
+                f"{scratch}/greet.c",
+                "-o",
+                str(library),
+            ]
+        )
+        _run(
+            [
+                *zig,
+                *common,
+                str(source / "main.c"),
+                str(library),
+                "-Wl,-rpath,$ORIGIN/../lib",
+                "-o",
+                str(program),
+            ]
+        )
         return {
             "bin/greet": builder.Staged(data=program.read_bytes(), executable=True),
             "include/greet.h": builder.Staged(data=(source / "greet.h").read_bytes()),
@@ -71,7 +91,7 @@ def _compiled(name: str) -> dict[str, builder.Staged]:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"the compiler failed: {' '.join(command)}\n{done.stderr}")
 
@@ -96,7 +116,9 @@ def python_channel(folder: Path) -> str:
     }
     for library in sorted(base.glob("lib/libpython*.so*")):
         if not library.is_symlink():
-            files[f"lib/{library.name}"] = builder.Staged(data=library.read_bytes(), executable=True)
+            files[f"lib/{library.name}"] = builder.Staged(
+                data=library.read_bytes(), executable=True
+            )
     for path in sorted(stdlib.rglob("*")):
         relative = path.relative_to(stdlib)
         if path.is_file() and not set(relative.parts) & set(_LEFT_OUT) and path.suffix != ".a":

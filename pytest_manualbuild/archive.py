@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import io
 import tarfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -43,7 +42,7 @@ def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise ArtifactError(
             f"{path}: cannot be read: {error.strerror}.", remedy="Check --artifacts."
         ) from error
-    except Exception as error:  # noqa: BLE001 # the libraries' errors share no base
+    except Exception as error:  # the libraries' errors share no base
         raise _broken(path, error) from error
 
 
@@ -106,7 +105,7 @@ class _Bz2(io.RawIOBase):
 
 
 def _tar(stream: io.RawIOBase) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             yield archive, member
 

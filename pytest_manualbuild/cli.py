@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="manualbuild",
-        description="Prove conda packages that were built by hand, and publish only what was proven.",
+        description="Prove conda packages built by hand, and publish only what was proven.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 

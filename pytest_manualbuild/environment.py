@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild import archive
@@ -51,7 +51,7 @@ class Environments:
         self._locks: dict[str, threading.Lock] = {}
         self._solved: dict[str, dict[str, Any]] = {}
 
-    def __enter__(self) -> Environments:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -297,23 +297,17 @@ def _check_files(packages: list[dict[str, Any]], artifact: Artifact) -> None:
 
 def _prefix(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
     """Return the padded prefix below ``root``, shorter where a package cannot take it."""
-    length, notes = PREFIX_LENGTH, ()
+    length = PREFIX_LENGTH
+    notes: tuple[str, ...] = ()
     for one in packages:
-        path = Path(unquote(urlsplit(one["url"]).path))
-        if not one["url"].startswith("file://"):
-            continue
-        for name, content in archive.info_members(path):
-            if name == "info/paths.json":
-                for entry in _entries(path, content):
-                    placeholder = str(entry.get("prefix_placeholder") or "")
-                    if placeholder and entry.get("file_mode") == "binary":
-                        if len(placeholder) < length:
-                            length = len(placeholder)
-                            notes = (
-                                f"the prefix has {length} characters, not {PREFIX_LENGTH}:"
-                                f" {one['file']} was built with a placeholder that short",
-                            )
-                break
+        short = min(_placeholders(one), default=length)
+        if short < length:
+            length = short
+            note = (
+                f"the prefix has {length} characters, not {PREFIX_LENGTH}:"
+                f" {one['file']} was built with a placeholder that short"
+            )
+            notes = (note,)
     plain = f"{root}/{_PLACEHOLD}"
     while len(plain) + len("_placehold") <= length:
         plain += "_placehold"
@@ -326,6 +320,19 @@ def _prefix(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, 
             remedy="Build the package with conda-build's padded prefix.",
         )
     return padded, notes
+
+
+def _placeholders(described: dict[str, Any]) -> Iterator[int]:
+    """Yield the lengths of the placeholders in the binaries of a local package."""
+    if not described["url"].startswith("file://"):
+        return
+    path = Path(unquote(urlsplit(described["url"]).path))
+    for name, content in archive.info_members(path):
+        if name == "info/paths.json":
+            for entry in _entries(path, content):
+                if entry.get("prefix_placeholder") and entry.get("file_mode") == "binary":
+                    yield len(str(entry["prefix_placeholder"]))
+            return
 
 
 def _entries(path: Path, content: bytes) -> list[dict[str, Any]]:
@@ -367,7 +374,7 @@ def _link_error(artifact: Artifact, text: str) -> Exception:
 
 
 def _own_files(prefix: Path) -> None:
-    """Give the prefix files of its own: links into the package cache would let tests write there."""
+    """Give the prefix its own files: through links, tests would write into the package cache."""
     for path in prefix.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
             copy = path.with_name(f"{path.name}.own")

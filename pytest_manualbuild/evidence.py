@@ -180,9 +180,7 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
             for path in sorted((folder / "logs").rglob("*"))
             if path.is_file()
         }
-        evidence = replace(
-            evidence, junit_sha256=hashlib.sha256(report).hexdigest(), logs=logs
-        )
+        evidence = replace(evidence, junit_sha256=hashlib.sha256(report).hexdigest(), logs=logs)
         source = Path(evidence.plan.recipe)
         for path in recipe_folder.files(source):
             target = folder / "recipe" / path.relative_to(source.resolve())

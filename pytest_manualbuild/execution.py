@@ -308,7 +308,7 @@ class Engine:
             future.set_result(result)
 
 
-def _result(  # noqa: PLR0917 # private, and each call would only repeat the names
+def _result(  # private, and each call would only repeat the names
     host: Host,
     planned: PlannedPackage,
     check: Check,

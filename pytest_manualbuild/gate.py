@@ -19,6 +19,7 @@ from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import Artifact, Cause, Check, Outcome, TestSection
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.reports.junit import Case as JunitCase
 
 CLOCK_SKEW = timedelta(minutes=10)
 
@@ -71,17 +72,6 @@ class Found:
     """The tests of the recipe inside the package; None when it carries none."""
     reviewed: TestSection | None = None
     """The tests of the recipe that is kept with the evidence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JunitCase:
-    """One case of the JUnit report, as the gate compares it."""
-
-    host: str
-    artifact: str
-    sha256: str
-    check: str
-    outcome: Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +174,8 @@ def _packages(case: Case) -> Iterator[Reason]:
 
 
 def _without_path(artifact: Artifact) -> dict[str, object]:
-    return {name: getattr(artifact, name) for name in artifact.__dataclass_fields__ if name != "path"}
+    names = artifact.__dataclass_fields__.keys() - {"path"}
+    return {name: getattr(artifact, name) for name in names}
 
 
 def _tests(case: Case) -> Iterator[Reason]:
@@ -209,7 +200,7 @@ def _tests(case: Case) -> Iterator[Reason]:
             for difference in _differences(planned.section, found.carried):
                 yield _reject(f"{found.key}: {difference}")
         if len(planned.checks) == 1:
-            yield _unsure(f"{found.key}: its recipe has no tests, so nothing but `install` is proven.")
+            yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
 
 
 def _differences(reviewed: TestSection, carried: TestSection) -> Iterator[str]:
@@ -308,7 +299,9 @@ def _junit(case: Case) -> Iterator[Reason]:
     ours = Counter((r.host, r.package, r.check, r.outcome) for r in evidence.results)
     theirs = Counter((c.host, c.artifact, c.check, c.outcome) for c in case.junit)
     for host, package, check, outcome in sorted((theirs - ours).keys() | (ours - theirs).keys()):
-        yield _reject(f"junit.xml and the evidence differ: {package}: {check} on {host}: {outcome}.")
+        yield _reject(
+            f"junit.xml and the evidence differ: {package}: {check} on {host}: {outcome}."
+        )
     if any(hashes.get(c.artifact) != c.sha256 for c in case.junit):
         yield _reject("junit.xml is about other bytes.")
 

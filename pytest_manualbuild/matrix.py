@@ -259,7 +259,7 @@ def _near(word: str, known: tuple[str, ...]) -> str:
 
 def schema() -> dict[str, object]:
     """Return the JSON Schema of a matrix file, for editors; made from the table of keys."""
-    types = {
+    types: dict[type, dict[str, object]] = {
         str: {"type": "string", "minLength": 1},
         bool: {"type": "boolean"},
         list: {"type": "array", "items": {"type": "string", "minLength": 1}},

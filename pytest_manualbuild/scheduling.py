@@ -5,7 +5,7 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 
 
-class HostScheduling(LoadScopeScheduling):
+class HostScheduling(LoadScopeScheduling):  # type: ignore[misc] # xdist publishes no types
     """One scope for each host; a node id is ``RECIPE::HOST::PACKAGE::CHECK``."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -148,7 +148,8 @@ class ShellConnection:
         self._killed = False
         self._ended = True
         self._send(
-            f"mkdir -p {self._folder}/home {self._folder}/tmp\ncommand -v bash >/dev/null 2>&1\n"
+            "".join(f"mkdir -p {self._folder}/{name}\n" for name in ("home", "tmp"))
+            + "command -v bash >/dev/null 2>&1\n"
             + self._say("bash", "$?")
         )
         if self._answer("bash", START_S) != "0":
@@ -177,7 +178,7 @@ class ShellConnection:
             for name, value in (
                 ("PATH", SYSTEM_PATH),
                 ("HOME", f"{folder}/home"),
-                ("TMPDIR", f"{folder}/tmp"),
+                ("TMPDIR", f"{folder}/tmp"),  # noqa: S108 # in our folder
                 ("LANG", "C.UTF-8"),
                 ("MANUALBUILD_RUN_ID", f"{self._run_id}/{self._host}"),
             )

@@ -38,18 +38,9 @@ def verify(
     stored = evidence.read(folder)
     found = [_found(folder, planned, artifacts) for planned in stored.evidence.plan.packages]
     report = _bytes(folder / "junit.xml")
-    cases: tuple[gate.JunitCase, ...] | None
+    cases: tuple[junit.Case, ...] | None
     try:
-        cases = tuple(
-            gate.JunitCase(
-                host=one.host,
-                artifact=one.artifact,
-                sha256=one.sha256,
-                check=one.check,
-                outcome=one.outcome,
-            )
-            for one in junit.read(report)
-        )
+        cases = tuple(junit.read(report))
     except EvidenceError:
         cases = None
     try:
@@ -80,7 +71,8 @@ def verify(
 def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gate.Found:
     wanted = planned.artifact
     key = wanted.key
-    if Path(wanted.filename).name != wanted.filename or wanted.subdir not in package.PACKAGE_SUBDIRS:
+    safe = Path(wanted.filename).name == wanted.filename
+    if not safe or wanted.subdir not in package.PACKAGE_SUBDIRS:
         return gate.Found(key=key, artifact=None, problem="the evidence names no safe file.")
     places = [Path(wanted.path)]
     if artifacts is not None:

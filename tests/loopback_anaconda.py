@@ -40,8 +40,12 @@ class Handler(BaseHTTPRequestHandler):
         """Send JSON, and keep a record of the request."""
         body = json.dumps(value if value is not None else {}).encode()
         with (STATE / "requests.jsonl").open("a") as file:
-            said = {"method": self.command, "path": self.path, "status": status,
-                    "token": self.headers.get("Authorization", "")}
+            said = {
+                "method": self.command,
+                "path": self.path,
+                "status": status,
+                "token": self.headers.get("Authorization", ""),
+            }
             file.write(json.dumps(said) + "\n")
         (STATE / "dists.json").write_text(json.dumps(DISTS))
         self.send_response(status)
@@ -55,11 +59,11 @@ class Handler(BaseHTTPRequestHandler):
         """Return the request's body."""
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def do_HEAD(self) -> None:  # noqa: N802 # the library's name
+    def do_HEAD(self) -> None:  # the library's name
         """Answer that the server is there."""
         self.answer(200)
 
-    def do_GET(self) -> None:  # noqa: N802 # the library's name
+    def do_GET(self) -> None:  # the library's name
         """Answer what is there."""
         kind, _, rest = self.path.strip("/").partition("/")
         if fault() == "401":
@@ -73,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             known_name = self.path in NAMES
             self.answer(200, {}) if known_name else self.answer(404, {"error": "not found"})
 
-    def do_POST(self) -> None:  # noqa: N802 # the library's name
+    def do_POST(self) -> None:  # the library's name
         """Take a package, its release, its file."""
         kind, _, rest = self.path.strip("/").partition("/")
         body = self.body()
@@ -84,16 +88,23 @@ class Handler(BaseHTTPRequestHandler):
             STAGED[rest] = json.loads(body)
             port = self.server.server_address[1]
             url = f"http://127.0.0.1:{port}/s3/bucket"
-            self.answer(200, {"post_url": url, "form_data": {"key": rest}, "dist_id": rest,
-                              "basename": rest})
+            self.answer(
+                200,
+                {"post_url": url, "form_data": {"key": rest}, "dist_id": rest, "basename": rest},
+            )
         elif kind == "s3":
             self.store(body)
         elif kind == "commit":
             staged = STAGED.pop(rest)
             labels = staged["channels"] + (["main"] if fault() == "label" else [])
             sha256 = "0" * 64 if fault() == "sha256" else staged["stored"]
-            DISTS[rest] = {"basename": rest, "sha256": sha256, "labels": labels, "attrs": {},
-                           "size": staged["size"]}
+            DISTS[rest] = {
+                "basename": rest,
+                "sha256": sha256,
+                "labels": labels,
+                "attrs": {},
+                "size": staged["size"],
+            }
             self.answer(500, {"error": "lost"}) if fault() == "commit" else self.answer(200, {})
         else:
             self.answer(404, {"error": "unknown"})

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import builder
 import pytest
-from conftest import LOCAL, Ran, manualbuild, run_pytest
 
+from conftest import LOCAL, Ran, manualbuild, run_pytest
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild import verify
 from pytest_manualbuild.errors import EvidenceError, PolicyError
@@ -103,7 +103,8 @@ def twice(case: Path) -> None:
 
 def drop_case(case: Path) -> None:
     path = case / "report/junit.xml"
-    path.write_text(re.sub(r"<testcase.*?</testcase>", "", path.read_text(), count=1, flags=re.S))
+    one = re.compile(r"<testcase.*?</testcase>", re.DOTALL)
+    path.write_text(one.sub("", path.read_text(), count=1))
 
 
 def other_bytes(case: Path) -> None:
@@ -209,8 +210,12 @@ def test_time_and_policy(case: Path, tmp_path: Path) -> None:
     assert "another one was run" in judged(case, policies.load(file))[1]
     file.write_text('[[enabled]]\npackage = "odd"\nuntil = 2020-01-01\n')
     assert "until 2020-01-01" in judged(case, policies.load(file))[1]
-    for text, says in (("[gat]\n", "unknown key gat"), ("[gate]\nmax_age = 1\n", "gate.max_age"),
-                       ("[gate]\napprovals = 'two'\n", "approvals"), ("x", "TOML")):
+    for text, says in (
+        ("[gat]\n", "unknown key gat"),
+        ("[gate]\nmax_age = 1\n", "gate.max_age"),
+        ("[gate]\napprovals = 'two'\n", "approvals"),
+        ("x", "TOML"),
+    ):
         file.write_text(text)
         with pytest.raises(PolicyError, match=says):
             policies.load(file)
@@ -256,11 +261,14 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     port = process.stdout.readline().strip()
     (tmp_path / "config/data/config.yaml").write_text(f"url: http://127.0.0.1:{port}\n")
     try:
-        yield state, {
-            "BINSTAR_CONFIG_DIR": str(tmp_path / "config"),
-            "HOME": str(tmp_path),
-            "ANACONDA_API_TOKEN": CANARY,
-        }
+        yield (
+            state,
+            {
+                "BINSTAR_CONFIG_DIR": str(tmp_path / "config"),
+                "HOME": str(tmp_path),
+                "ANACONDA_API_TOKEN": CANARY,
+            },
+        )
     finally:
         process.kill()
         process.wait()
@@ -317,9 +325,7 @@ def test_other_bytes_of_the_same_name_are_a_hard_stop(
     assert (ran.status, "Nothing was published" in ran.out) == (1, True), ran.out
 
 
-@pytest.mark.parametrize(
-    ("fault", "status"), [("label", 1), ("401", 1), ("s3", 1), ("commit", 0)]
-)
+@pytest.mark.parametrize(("fault", "status"), [("label", 1), ("401", 1), ("s3", 1), ("commit", 0)])
 def test_faults_of_the_server_end_right(
     case: Path, server: tuple[Path, dict[str, str]], fault: str, status: int
 ) -> None:
@@ -329,12 +335,12 @@ def test_faults_of_the_server_end_right(
     ran = publish(case, environ)
 
     # An answer that was lost after the file was stored is settled by looking: it is there.
-    assert (ran.status, "Traceback" in ran.out, CANARY in ran.out) == (status, False, False), ran.out
+    assert (ran.status, "Traceback" in ran.out, CANARY in ran.out) == (status, False, False), (
+        ran.out
+    )
 
 
-def test_main_needs_a_policy_that_names_it(
-    case: Path, server: tuple[Path, dict[str, str]]
-) -> None:
+def test_main_needs_a_policy_that_names_it(case: Path, server: tuple[Path, dict[str, str]]) -> None:
     state, environ = server
 
     refused = publish(case, environ, "--label", "main")
@@ -345,9 +351,7 @@ def test_main_needs_a_policy_that_names_it(
     assert [one["labels"] for one in stored(state).values()] == [["main"]]
 
 
-def test_a_refused_report_uploads_nothing(
-    case: Path, server: tuple[Path, dict[str, str]]
-) -> None:
+def test_a_refused_report_uploads_nothing(case: Path, server: tuple[Path, dict[str, str]]) -> None:
     state, environ = server
     other_bytes(case)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import builder
 import pytest
-from conftest import LOCAL, ROOT, Ran, manualbuild, recipe, run_pytest
 from defusedxml import ElementTree
+
+from conftest import LOCAL, ROOT, Ran, manualbuild, recipe, run_pytest
 
 CI = str(ROOT / "tests" / "ci.toml")
 DEBIANS = "debian-1?"
@@ -46,8 +47,11 @@ def results(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def test_each_command_has_a_result_and_what_did_not_run_is_not_passed(tmp_path: Path) -> None:
-    write_package(tmp_path, "test:\n  commands:\n    - export A=1\n    - test $A = 1\n"
-                            "    - echo out; echo err >&2; exit 3\n    - echo never\n")
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - export A=1\n    - test $A = 1\n"
+        "    - echo out; echo err >&2; exit 3\n    - echo never\n",
+    )
 
     ran = run_local(tmp_path)
 
@@ -73,8 +77,11 @@ def test_exit_0_in_the_middle_does_not_pass_what_follows(tmp_path: Path) -> None
 
 
 def test_commands_that_make_a_statement_together(tmp_path: Path) -> None:
-    write_package(tmp_path, "test:\n  commands:\n    - if true; then\n    - echo yes\n    - fi\n"
-                            "    - cat <<EOF\n    - text\n    - EOF\n    - 'true'\n")
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - if true; then\n    - echo yes\n    - fi\n"
+        "    - cat <<EOF\n    - text\n    - EOF\n    - 'true'\n",
+    )
 
     ran = run_local(tmp_path)
 
@@ -103,8 +110,8 @@ def test_a_test_that_hangs_is_killed_in_time(tmp_path: Path) -> None:
 def test_standard_input_is_empty_and_the_caller_is_not_seen(tmp_path: Path) -> None:
     write_package(
         tmp_path,
-        "test:\n  commands:\n    - test -z \"$(cat)\"\n    - test -z \"$ANACONDA_API_TOKEN\"\n"
-        "    - test -z \"$MANUALBUILD_CACHE\"\n    - test -f $PREFIX/share/odd.txt\n",
+        'test:\n  commands:\n    - test -z "$(cat)"\n    - test -z "$ANACONDA_API_TOKEN"\n'
+        '    - test -z "$MANUALBUILD_CACHE"\n    - test -f $PREFIX/share/odd.txt\n',
     )
     os.environ["ANACONDA_API_TOKEN"] = "canary"
     try:
@@ -178,9 +185,7 @@ def test_the_default_matrix_is_not_enough_for_the_gate(tmp_path: Path) -> None:
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 8
 
 
-def test_python_imports_go_on_after_a_failure(
-    tmp_path: Path, python_channel: str
-) -> None:
+def test_python_imports_go_on_after_a_failure(tmp_path: Path, python_channel: str) -> None:
     write_package(
         tmp_path,
         "requirements:\n  run:\n    - python\ntest:\n  imports:\n    - json\n    - no_such_module\n"
@@ -191,8 +196,9 @@ def test_python_imports_go_on_after_a_failure(
     ran = run_local(tmp_path, "--channel", python_channel)
 
     assert ran.status == 1, ran.out
-    outcomes = {check: said[0] for (_, check), said in
-                results(tmp_path / "manualbuild-report").items()}
+    outcomes = {
+        check: said[0] for (_, check), said in results(tmp_path / "manualbuild-report").items()
+    }
     assert outcomes == {
         "install": "passed",
         "imports: dies": "failed",
@@ -237,8 +243,11 @@ def test_an_undeclared_glibc_fails_where_it_is_missing(built: Path, tmp_path: Pa
     ran = examples(built, "greet-undeclared", tmp_path)
 
     assert ran.status == 1, ran.out
-    outcomes = {host: said[0] for (host, check), said in
-                results(tmp_path / "manualbuild-report").items() if check != "install"}
+    outcomes = {
+        host: said[0]
+        for (host, check), said in results(tmp_path / "manualbuild-report").items()
+        if check != "install"
+    }
     assert outcomes == {"debian-11": "failed", "debian-12": "failed", "debian-13": "passed"}
     assert "GLIBC_2.38" in (tmp_path / "manualbuild-report/junit.xml").read_text()
 
@@ -251,8 +260,7 @@ def test_a_declared_glibc_is_not_applicable_where_it_is_missing(
     ran = examples(built, "greet-declared", tmp_path)
 
     assert ran.status == 8, ran.out
-    causes = {host: said[1] for (host, _), said in
-              results(tmp_path / "manualbuild-report").items()}
+    causes = {host: said[1] for (host, _), said in results(tmp_path / "manualbuild-report").items()}
     assert causes == {
         "debian-11": "not-applicable", "debian-12": "not-applicable", "debian-13": "ok"
     }  # fmt: skip
@@ -286,7 +294,9 @@ def start_sleeping(tmp_path: Path) -> subprocess.Popen[bytes]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for one in containers():
-            top = subprocess.run(["docker", "top", one], capture_output=True, text=True, check=False)
+            top = subprocess.run(
+                ["docker", "top", one], capture_output=True, text=True, check=False
+            )
             if "sleep 60" in top.stdout:
                 return process
     process.kill()

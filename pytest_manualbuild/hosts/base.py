@@ -83,7 +83,7 @@ class Running(Protocol):
 
 
 class Connection(Protocol):
-    """A way into a host that is up: one persistent, framed shell. Not for several threads at once."""
+    """A way into a host that is up: one persistent, framed shell, for one thread at a time."""
 
     def start(self, script: str) -> Running:
         """Start a bash script in its own process group, with an empty standard input.

@@ -141,7 +141,9 @@ class DockerTransport:
             end = _HEADER.size + size
             if len(self._buffer) < end:
                 break
-            chunks.append(("stderr" if kind == _STDERR else "stdout", self._buffer[_HEADER.size : end]))
+            chunks.append(
+                ("stderr" if kind == _STDERR else "stdout", self._buffer[_HEADER.size : end])
+            )
             self._buffer = self._buffer[end:]
         return chunks
 
@@ -343,11 +345,12 @@ def _reason(error: BaseException) -> str:
 
 def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
     import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
+    from docker.utils import parse_repository_tag  # noqa: PLC0415
 
     with contextlib.suppress(docker.errors.ImageNotFound):
         return client.images.get(host.image)
     progress(f"pulling {host.image}")
-    repository, tag = docker.utils.parse_repository_tag(host.image)
+    repository, tag = parse_repository_tag(host.image)
     layers: dict[str, tuple[int, int]] = {}
     try:
         for line in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):

@@ -18,7 +18,9 @@ _PREFIXES = ("PREFIX", "SRC_DIR", "RECIPE_DIR", "BUILD_PREFIX")
 def environment() -> Environment:
     """Return the sandbox in which recipes are rendered."""
     return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, extensions=["jinja2.ext.do"], autoescape=False  # noqa: S701 # YAML
+        undefined=StrictUndefined,
+        extensions=["jinja2.ext.do"],
+        autoescape=False,  # YAML
     )
 
 
@@ -58,8 +60,14 @@ def context(subdir: str, variant: Mapping[str, str], file: str) -> dict[str, obj
         "PY_VER": variant.get("python", "3.11"),
     }
     for name in (
-        "load_setup_py_data", "load_setuptools", "load_npm", "load_file_regex", "load_file_data",
-        "load_str_data", "installed", "resolved_packages",
+        "load_setup_py_data",
+        "load_setuptools",
+        "load_npm",
+        "load_file_regex",
+        "load_file_data",
+        "load_str_data",
+        "installed",
+        "resolved_packages",
     ):
         values[name] = refused(name)
     return values

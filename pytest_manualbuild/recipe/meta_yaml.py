@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pytest_manualbuild.recipe.folder import files, folder_sha256, test_file
 MOST_BYTES = 1024 * 1024
 MOST_RENDERED = 4 * 1024 * 1024
 MOST_NODES = 100_000
+MOST_ALIASES = 100
 _TRUE = ("y", "on", "true", "yes")
 _SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
 
@@ -115,7 +117,7 @@ def _render(text: str, path: Path, subdir: str, variant: Mapping[str, str]) -> s
         line = getattr(error, "lineno", None) or _template_line(error)
         where = f"{path}:{line}" if line else str(path)
         raise RecipeError(f"{where}: jinja: {_first_line(error)}.", remedy="Correct it.") from error
-    except Exception as error:  # noqa: BLE001 # a template can raise whatever Python can
+    except Exception as error:  # a template can raise whatever Python can
         raise RecipeError(
             f"{path}:{_template_line(error) or 1}: jinja: {type(error).__name__}:"
             f" {_first_line(error)}.",
@@ -154,9 +156,9 @@ _Loader.yaml_implicit_resolvers = {
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        nodes = sum(1 for _ in zip(yaml.parse(text, Loader=_Loader), range(MOST_NODES + 1)))
+        nodes = sum(1 for _ in islice(yaml.parse(text, Loader=_Loader), MOST_NODES + 1))
         aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader))
-        if nodes > MOST_NODES or aliases > 100:
+        if nodes > MOST_NODES or aliases > MOST_ALIASES:
             raise RecipeError(f"{path}: too many values or aliases.", remedy="Write them out.")
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 # it is a safe loader
     except yaml.YAMLError as error:
@@ -201,7 +203,8 @@ def _outputs(tree: dict[str, Any], path: Path) -> Iterable[Output]:
     if not outputs:
         if not top_name:
             raise RecipeError(f"{path}: package/name is missing.", remedy="Add it.")
-        yield _output(top_name, package, build, build, _tests(top_name, top_test, path, own=True), path)
+        section = _tests(top_name, top_test, path, own=True)
+        yield _output(top_name, package, build, build, section, path)
     for item in outputs:
         name = str(item.get("name") or "")
         if not name:
@@ -260,9 +263,7 @@ def _tests(name: str, test: Mapping[str, Any], path: Path, *, own: bool) -> Test
 
 
 def _imports(name: str, value: Any, path: Path) -> Iterable[Import]:  # noqa: ANN401 # from YAML
-    default = next(
-        (lang for lang in ("r", "perl", "lua") if name.startswith(f"{lang}-")), "python"
-    )
+    default = next((lang for lang in ("r", "perl", "lua") if name.startswith(f"{lang}-")), "python")
     items = value if isinstance(value, list) else [] if value is None else [value]
     plain: list[Import] = []
     for item in items:

@@ -47,11 +47,10 @@ def names(subdir: str, variant: Mapping[str, str]) -> dict[str, object]:
         "target_platform": subdir,
     }
     python = variant.get("python", "3.11").split()[0].replace("*", "").rstrip(".")
-    digits = python.split(".")[:2]
-    if len(digits) == 2 and all(part.isdigit() for part in digits):
-        number = int("".join(digits))
-        known |= {"py": number, "py3k": digits[0] == "3", "py2k": digits[0] == "2"}
-        known |= {"py27": number == 27, "py36": number == 36, "py37": number == 37}
+    major, _, minor = ".".join(python.split(".")[:2]).partition(".")
+    if major.isdigit() and minor.isdigit():
+        known |= {"py": int(major + minor), "py3k": major == "3", "py2k": major == "2"}
+        known |= {f"py{short}": major + minor == short for short in ("27", "34", "35", "36", "37")}
     numpy = variant.get("numpy", "1.23").split(".")[:2]
     known["np"] = int("".join(numpy)) if all(part.isdigit() for part in numpy) else 0
     known["pl"] = variant.get("perl", "5.26.2")
@@ -94,8 +93,17 @@ def evaluate(expression: str, known: Names, where: str, line: str) -> bool:
     try:
         tree = ast.parse(expression.strip(), mode="eval")
         return bool(_value(tree.body, known))
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, RecursionError,
-            MemoryError, AttributeError, OverflowError) as error:
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        RecursionError,
+        MemoryError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         hint = ""
         if "#" not in line:
             hint = " A list in brackets at the end of a line is read as a selector:"
@@ -120,7 +128,7 @@ _COMPARE = {
 _METHODS = ("startswith", "endswith", "lower", "upper", "strip", "split", "get")
 
 
-def _value(node: ast.expr, known: Names) -> object:  # noqa: PLR0911 # one return for each form
+def _value(node: ast.expr, known: Names) -> object:  # noqa: C901, PLR0911 # one case a form
     match node:
         case ast.Constant(value=value) if isinstance(value, (str, int, float, bool, type(None))):
             return value
@@ -134,10 +142,10 @@ def _value(node: ast.expr, known: Names) -> object:  # noqa: PLR0911 # one retur
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as number)):
             return -number
         case ast.Compare(left=left, ops=operators, comparators=others):
-            values = [_value(item, known) for item in (left, *others)]
+            compared = [_value(item, known) for item in (left, *others)]
             return all(
                 _COMPARE[type(operator)](a, b)  # type: ignore[no-untyped-call]
-                for operator, a, b in zip(operators, values, values[1:], strict=False)
+                for operator, a, b in zip(operators, compared, compared[1:], strict=False)
             )
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return [_value(item, known) for item in items]
@@ -151,6 +159,6 @@ def _value(node: ast.expr, known: Names) -> object:  # noqa: PLR0911 # one retur
                 raise TypeError(f"{type(owner).__name__} has no {method}()")
             return getattr(owner, method)(*(_value(item, known) for item in given))
         case ast.Call(func=ast.Name(id="int" | "str" | "bool" as name), args=[one], keywords=[]):
-            return {"int": int, "str": str, "bool": bool}[name](_value(one, known))  # type: ignore[operator,arg-type]
+            return {"int": int, "str": str, "bool": bool}[name](_value(one, known))
         case _:
             raise ValueError(f"{type(node).__name__} is not allowed here")
