@@ -74,7 +74,7 @@ def write_matrix(images: list[str]) -> Path:
     return path
 
 
-def test_recipe(name: str, matrix: Path, channel: str, expect: int | None = 0) -> Path:
+def check_recipe(name: str, matrix: Path, channel: str, expect: int | None = 0) -> Path:
     """Run the recipe's tests; return the folder of the report."""
     report = OUTPUT / f"report-{name}"
     run(
@@ -130,14 +130,14 @@ def main() -> None:
 
     say("2. Test: this machine" + (f" and {', '.join(images)}" if images else " alone"))
     # Our python is this machine's: containers with an older glibc cannot run it.
-    accepted = {"purehello": test_recipe("purehello", this_machine, channel)}
+    accepted = {"purehello": check_recipe("purehello", this_machine, channel)}
     if "greet" in names:
-        accepted["greet"] = test_recipe("greet", matrix, channel)
+        accepted["greet"] = check_recipe("greet", matrix, channel)
 
     say("3. Judge: a package that failed, or was changed after its tests, is refused")
     manualbuild = [sys.executable, "-m", "pytest_manualbuild.cli"]
     if images and "greet-undeclared" in names:
-        report = test_recipe("greet-undeclared", matrix, channel, expect=None)
+        report = check_recipe("greet-undeclared", matrix, channel, expect=None)
         run(*manualbuild, "verify", str(report), expect=1)
     changed = OUTPUT / "changed" / "noarch"
     shutil.copytree(OUTPUT / "built/purehello/noarch", changed)

@@ -119,4 +119,6 @@ def run_pytest(*words: str, cwd: Path, timeout_s: float = 180) -> Ran:
 
 def manualbuild(*words: str, cwd: Path, **environ: str) -> Ran:
     """Run the command-line tool as a user would."""
-    return command(sys.executable, "-m", "pytest_manualbuild.cli", *words, cwd=cwd, **environ)
+    return command(
+        sys.executable, "-m", "pytest_manualbuild.cli", *words, cwd=cwd, timeout_s=180, **environ
+    )

@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
         elif kind == "stage":
             STAGED[rest] = json.loads(body)
-            port = self.server.server_address[1]
+            port = self.connection.getsockname()[1]
             url = f"http://127.0.0.1:{port}/s3/bucket"
             self.answer(
                 200,
@@ -119,14 +119,15 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
             return
         head = b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n"
-        parts = {
+        message: Any = message_from_bytes(head + body)
+        parts: dict[str, bytes] = {
             part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-            for part in message_from_bytes(head + body).get_payload()  # type: ignore[union-attr]
+            for part in message.get_payload()
         }
         data = parts["file"]
-        staged = STAGED[parts["key"].decode()]  # type: ignore[union-attr]
-        staged["stored"] = hashlib.sha256(data).hexdigest()  # type: ignore[arg-type]
-        staged["size"] = len(data)  # type: ignore[arg-type]
+        staged = STAGED[parts["key"].decode()]
+        staged["stored"] = hashlib.sha256(data).hexdigest()
+        staged["size"] = len(data)
         self.answer(201)
 
 

@@ -240,8 +240,9 @@ def test_the_report_is_valid_for_two_dialects(case: Path, shared: Path) -> None:
 
     tree = etree.fromstring((case / "report/junit.xml").read_bytes())
     for one in tree.iter("testcase"):
-        for child in one.xpath("properties|system-out|system-err"):
-            one.remove(child)
+        for tag in ("properties", "system-out", "system-err"):
+            for child in one.findall(tag):
+                one.remove(child)
     for name in ("jenkins-xunit-junit-10.xsd", "windyroad-JUnit.xsd"):
         schema = etree.XMLSchema(etree.parse(str(shared / "schemas" / name)))
         schema.assertValid(tree)
@@ -284,7 +285,7 @@ def publish(case: Path, environ: dict[str, str], *words: str) -> Ran:
 
 def stored(state: Path) -> dict[str, dict[str, object]]:
     path = state / "dists.json"
-    return json.loads(path.read_text()) if path.is_file() else {}  # type: ignore[no-any-return]
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def test_the_real_client_uploads_once_under_the_label(

@@ -228,7 +228,7 @@ def test_greet_passes_on_three_debians_with_and_without_workers(
         assert (tmp_path / "copy.xml").read_bytes() == (
             tmp_path / "manualbuild-report/junit.xml"
         ).read_bytes()
-        root = ElementTree.parse(tmp_path / "copy.xml").getroot()
+        root = ElementTree.fromstring((tmp_path / "copy.xml").read_text())
         reports.append(
             [(suite.get("name"), case.get("classname"), case.get("name"))
              for suite in root for case in suite.iter("testcase")]

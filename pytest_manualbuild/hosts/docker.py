@@ -350,7 +350,7 @@ def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
     with contextlib.suppress(docker.errors.ImageNotFound):
         return client.images.get(host.image)
     progress(f"pulling {host.image}")
-    repository, tag = parse_repository_tag(host.image)
+    repository, tag = parse_repository_tag(host.image or "")
     layers: dict[str, tuple[int, int]] = {}
     try:
         for line in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
