@@ -142,7 +142,7 @@ class Engine:
         return tuple(
             HostRecord(
                 name=name,
-                state=desk.state,
+                state=self._state(desk),
                 facts=desk.facts,
                 message=desk.message,
                 environments=dict(desk.environments),
@@ -150,6 +150,12 @@ class Engine:
             )
             for name, desk in self._desks.items()
         )
+
+    def _state(self, desk: _Desk) -> str:
+        given = all(
+            future.done() for key, future in self._futures.items() if key[0] == desk.host.name
+        )
+        return "tested" if given and desk.state == "never-reached" else desk.state
 
     def close(self) -> None:
         """Stop what still runs, release every host, and wait for that."""
@@ -166,7 +172,6 @@ class Engine:
         ]
         try:
             self._packages(desk, packages)
-            desk.state = "tested"
         except HostError as error:
             desk.state = "lost" if isinstance(error, HostLost) else "unavailable"
             desk.message = error.problem
@@ -212,8 +217,7 @@ class Engine:
                         clean = self._section(desk, provider, connection, left.pop(0))
             finally:
                 desk.progress("releasing")
-                with desk.phase("release"):
-                    connection.close()
+                connection.close()
 
     def _environment(
         self, desk: _Desk, provider: Provider, facts: Facts, planned: PlannedPackage

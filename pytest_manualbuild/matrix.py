@@ -19,23 +19,9 @@ from datetime import date
 from pathlib import Path
 
 from pytest_manualbuild.errors import MatrixError
-from pytest_manualbuild.model import NAME_PATTERN, Host, Matrix
+from pytest_manualbuild.model import NAME_PATTERN, SUBDIRS, Host, Matrix
 
 KINDS = ("local", "docker", "rootfs", "ssh", "winrm", "vagrant", "wine")
-SUBDIRS = (
-    "linux-64",
-    "linux-aarch64",
-    "linux-ppc64le",
-    "linux-s390x",
-    "linux-riscv64",
-    "linux-32",
-    "osx-64",
-    "osx-arm64",
-    "win-64",
-    "win-arm64",
-    "win-32",
-)
-"""Subdirs that a host can have; packages may be ``noarch`` as well."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -308,8 +308,23 @@ class HostRecord:
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
     """By package key."""
     phases_s: dict[str, float] = field(default_factory=dict)
-    """Seconds spent in each phase: provision, environment, run, release."""
+    """Seconds spent in each phase: provision, environment, run. The host is released after that,
+    while the report is written."""
 
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Names of hosts and runs: safe as a file name, a container label and an XML name part."""
+SUBDIRS = (
+    "linux-64",
+    "linux-aarch64",
+    "linux-ppc64le",
+    "linux-s390x",
+    "linux-riscv64",
+    "linux-32",
+    "osx-64",
+    "osx-arm64",
+    "win-64",
+    "win-arm64",
+    "win-32",
+)
+"""Subdirs that a host can have; packages may be ``noarch`` as well."""

@@ -10,8 +10,7 @@ from typing import Any
 
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import ArtifactError
-from pytest_manualbuild.matrix import SUBDIRS
-from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.model import SUBDIRS, Artifact
 
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"

@@ -6,6 +6,7 @@ every pytest run of the environment, so it only looks at the command line.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +100,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Release what is still held when pytest ends before its session did."""
+    """Wait until hosts and solver are released: meanwhile the report was written and shown."""
     active = config.stash.get(_SESSION, None)
     if active is not None:
         active.release()
+        # Half of a short run's end would be spent walking through what is about to go anyway.
+        gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,6 @@ SHORT_S = 60.0
 # conda activates under errexit: a failing script in activate.d fails the test.
 _ACTIVATE = """\
 set -e
-mkdir -p {work}
 cd {work}
 export PATH={prefix}/bin:$PATH
 for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
@@ -106,11 +105,18 @@ class SectionRun:
             self._capture.close()
 
     def _script(self, work: str, connection: Connection, scripts: Mapping[str, bytes]) -> str:
-        def parses(text: str) -> bool:
-            if text.rstrip("\n").endswith("\\"):
-                return False
-            result = connection.run(f"bash -n -c {shlex.quote(text)}", timeout_s=SHORT_S)
-            return result.exit_status == 0 and not result.stderr
+        def parses(texts: Sequence[str]) -> list[bool]:
+            # bash only warns of a here-document without its end, so words on stderr count too.
+            script = "".join(
+                f'if [ -z "$(bash -n -c {shlex.quote(text)} 2>&1 || echo no)" ];'
+                " then echo yes; else echo no; fi\n"
+                for text in texts
+            )
+            said = connection.run(script, timeout_s=SHORT_S).stdout.split()
+            return [
+                word == b"yes" and not text.endswith("\\")
+                for word, text in zip(said, texts, strict=True)
+            ]
 
         prefix = shlex.quote(self._environment.prefix)
         script = variables(self._planned.artifact, self._environment, work)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ class _Session:
         self._selected: list[Key] = []
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
+        if not config.option.collectonly and not getattr(config.option, "tx", None):
+            self.environments()  # its process loads py-rattler while this one goes on
 
     def run(self) -> Run:
         """Return the run that hosts belong to."""
@@ -99,17 +101,21 @@ class _Session:
         """Note which checks were selected."""
         self._selected = [item.key for item in session.items if isinstance(item, CheckItem)]
 
+    def environments(self) -> Environments:
+        """Return what makes environments; its process was started when this was first asked."""
+        if self._environments is None:
+            channels = tuple(self.config.option.mb_channels or (DEFAULT_CHANNEL,))
+            self._environments = Environments(cache_folder(), channels)
+            self._environments.start()
+        return self._environments
+
     def ask(self, key: Key) -> CheckResult:
         """Return the result of a check, running what must run for it."""
         if self.engine is None:
             option = self.config.option
-            self._environments = Environments(
-                cache_folder(), tuple(option.mb_channels or (DEFAULT_CHANNEL,))
-            )
-            self._environments.start()
             self.engine = Engine(
                 self.plan,
-                self._environments,
+                self.environments(),
                 self.run(),
                 Settings(
                     evidence=self.folder,
@@ -191,6 +197,7 @@ class Controller(_Session):
 
     def waiting(self, status: str) -> None:
         """Show on a terminal what the hosts are doing."""
+        import_module("pytest_manualbuild.reports.terminal")  # slow; nothing else is to do now
         self._waited.show(status)
 
     def ask(self, key: Key) -> CheckResult:
@@ -251,11 +258,11 @@ class Controller(_Session):
     def pytest_sessionfinish(
         self, session: pytest.Session, exitstatus: int | pytest.ExitCode
     ) -> None:
-        """Release the hosts, conclude, and write the evidence."""
-        self.release()
+        """Conclude, and write the evidence; the hosts are released meanwhile."""
         if self._journal is None:
-            self._forget()
             return
+        if any(key not in self._results for key in self._selected):
+            self.release()  # the run was cut short: nothing may go on any more
         if self.engine is not None:
             self._records |= {record.name: record for record in self.engine.records()}
         selected = set(self._selected)
@@ -265,7 +272,7 @@ class Controller(_Session):
         )
         session.exitstatus = status
         self.evidence = evidence.Evidence(
-            run_id=self.run().run_id,
+            run_id=self._journal.run_id,
             started=self._started.isoformat(timespec="seconds"),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             complete=not narrowed,
@@ -279,7 +286,7 @@ class Controller(_Session):
             ),
             results=results,
             controller={
-                "system": platform.platform(),
+                "system": f"{platform.system()} {platform.release()} {platform.machine()}",
                 "python": platform.python_version(),
                 "pytest-manualbuild": __version__,
                 **{
@@ -298,7 +305,6 @@ class Controller(_Session):
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
             self.evidence = None
             show.error(self.config, error)
-        self._forget()
 
     def _narrowed(
         self, session: pytest.Session, status: int, selected: set[Key]
@@ -322,19 +328,15 @@ class Controller(_Session):
             reasons.append(f"{unheard} checks have no result: a worker crashed or the run was cut.")
         return tuple(reasons)
 
-    def _forget(self) -> None:
-        if self._run is not None:
-            hosts.sweep(self._run)
-            self._run.forget()
-            self._run = None
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the grid and what the gate would still want."""
         if self.evidence is not None:
             show.summary(terminalreporter, self.evidence, self.folder)
 
     def release(self) -> None:
-        """Release hosts, solver and, when pytest ended early, the run."""
+        """Release hosts and solver, and remove whatever is left of the run."""
         super().release()
-        if self._journal is None:
-            self._forget()
+        if self._run is not None:
+            hosts.sweep(self._run)
+            self._run.forget()
+            self._run = None

@@ -17,7 +17,7 @@ import shlex
 import tarfile
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, cast
 
 from pytest_manualbuild.errors import HostLost, HostUnavailable
@@ -148,9 +148,8 @@ class ShellConnection:
         self._killed = False
         self._ended = True
         self._send(
-            "".join(f"mkdir -p {self._folder}/{name}\n" for name in ("home", "tmp"))
-            + "command -v bash >/dev/null 2>&1\n"
-            + self._say("bash", "$?")
+            f"mkdir -p {self._folder}/home {self._folder}/tmp\n"  # noqa: S108 # in our folder
+            "command -v bash >/dev/null 2>&1\n" + self._say("bash", "$?")
         )
         if self._answer("bash", START_S) != "0":
             raise HostUnavailable(
@@ -170,7 +169,6 @@ class ShellConnection:
             "mark() { local _mb_status=$?; "
             f"printf '{mark}' \"$1\" >&200; printf '{mark}' \"$1\" >&201; "
             "return $_mb_status; }\n"
-            f"rm -f {self._folder}/script\n"
         )
         text = base64.encodebytes((header + script).encode()).decode()
         environment = " ".join(
@@ -248,19 +246,28 @@ class ShellConnection:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
+            root = tarfile.TarInfo(folder.strip("/"))
+            root.type, root.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(root)
             for name, data in sorted(files.items()):
-                member = tarfile.TarInfo(name)
+                member = tarfile.TarInfo(f"{root.name}/{name}")
                 member.size, member.mode = len(data), 0o644
                 archive.addfile(member, io.BytesIO(data))
         text = base64.encodebytes(packed.getvalue()).decode()
-        place = shlex.quote(folder)
         self._framing.answers.pop("put", None)
         self._send(
-            f"mkdir -p {place} && base64 -d <<'{self._nonce}' | tar xof - -C {place}\n"
-            f"{text}{self._nonce}\n" + self._say("put", "$?")
+            f"base64 -d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
+            + self._say("put", "$?")
         )
         if self._answer("put", PUT_S) != "0":
             raise self._lost("files cannot be written on it; is its disk full?")
+
+    def has_folders(self, paths: Sequence[str]) -> bool:
+        """Say whether all of these folders are on the host."""
+        tests = " && ".join(["true", *(f"[ -d {shlex.quote(path)} ]" for path in paths)])
+        self._framing.answers.pop("folders", None)
+        self._send(f"{tests}\n" + self._say("folders", "$?"))
+        return self._answer("folders", START_S) == "0"
 
     def _say(self, kind: str, text: str) -> str:
         return f"printf '\\036{self._nonce}:0:{kind}:%s\\036' {text}\n"

@@ -12,7 +12,6 @@ import pytest
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Plan
-from pytest_manualbuild.reports import terminal
 
 QUIET_S = 30.0
 """Without a terminal, how long a wait may be before a line says what goes on."""
@@ -82,6 +81,8 @@ def error(config: pytest.Config, problem: ManualBuildError) -> None:
 
 def summary(reporter: pytest.TerminalReporter, evidence: Evidence, folder: Path) -> None:
     """Show the grid, where the report is, and what it is not enough for."""
+    from pytest_manualbuild.reports import terminal  # noqa: PLC0415 # rich is slow to load
+
     reporter.section("manualbuild")
     width = shutil.get_terminal_size().columns
     for line in terminal.text(evidence, width=width, color=reporter.hasmarkup).splitlines():

@@ -290,6 +290,8 @@ def start_sleeping(tmp_path: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", "--recipe", "recipe", "--matrix", CI, "--on", "debian-12"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        # A shell starts what it puts in the background deaf to SIGINT, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 # no threads
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

@@ -8,6 +8,7 @@ and the engine removes the container by itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -49,7 +50,7 @@ class DockerProvider:
         """Return the facts of the image (kept by its id) and of the engine's kernel."""
         with _engine(host.engine) as client:
             image = _image(client, host, progress)
-            kernel = client.info().get("KernelVersion", "")
+            kernel = _version(host.engine).get("KernelVersion", "")
             kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
             found = _kept_facts(kept)
             if found is None:
@@ -192,6 +193,8 @@ class DockerConnection(shells.ShellConnection):
                 network_mode="bridge" if host.network else "none",
                 mem_limit=host.memory or MEMORY,
                 pids_limit=host.pids or PIDS,
+                # We read its streams; a log would keep all of it on the engine's disk as well.
+                log_config={"type": "none"},
                 mounts=mounts,
             )
             self._id = container.id
@@ -270,8 +273,7 @@ class DockerConnection(shells.ShellConnection):
 
     def check(self, environments: Iterable[LinkedEnvironment]) -> None:
         """See that every environment is where it must be; EnvironmentBroken otherwise."""
-        tests = "".join(f"[ -d '{one.prefix}/conda-meta' ] || exit 1\n" for one in environments)
-        if tests and self.run(tests, timeout_s=shells.START_S).exit_status != 0:
+        if not self.has_folders([f"{one.prefix}/conda-meta" for one in environments]):
             raise EnvironmentBroken(
                 f"{self._host_name}: the environment did not arrive in the container.",
                 remedy="Run again; if it stays so, report it with the engine's version.",
@@ -299,12 +301,31 @@ class DockerConnection(shells.ShellConnection):
 
 
 def _client(engine: str | None) -> Any:  # noqa: ANN401 # docker publishes no complete types
+    try:
+        return _new_client(engine, str(_version(engine)["ApiVersion"]))
+    except HostError:
+        raise
+    except Exception as error:
+        raise _down(engine, error) from error
+
+
+def _new_client(engine: str | None, version: str) -> Any:  # noqa: ANN401 # as above
     import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
 
+    if engine is None:
+        return docker.from_env(timeout=_API_S, version=version)
+    return docker.DockerClient(base_url=engine, timeout=_API_S, version=version)
+
+
+@functools.lru_cache
+def _version(engine: str | None) -> dict[str, Any]:
+    """Return what an engine says of itself; it is asked once, not by each client of it."""
     try:
-        if engine is None:
-            return docker.from_env(timeout=_API_S)
-        return docker.DockerClient(base_url=engine, timeout=_API_S)
+        client = _new_client(engine, "auto")
+        try:
+            return dict(client.version())
+        finally:
+            client.close()
     except Exception as error:
         raise _down(engine, error) from error
 

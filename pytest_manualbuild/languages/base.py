@@ -10,8 +10,8 @@ from pytest_manualbuild.model import Check
 
 Numbered = tuple[int, Check]
 """A check with its position in the plan."""
-Parses = Callable[[str], bool]
-"""Says whether the host's own bash takes a text for whole statements."""
+Parses = Callable[[Sequence[str]], list[bool]]
+"""Says of each text whether the host's own bash takes it for whole statements."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,9 @@ from pytest_manualbuild.model import CheckKind
 NAME = "shell"
 
 _MARK = "{{ mark '{text}'; }} 2>/dev/null\n"  # the redirection keeps it out of the xtrace
+# Whole pieces: a substitution of plain words, then quoted text. They are taken out before a look.
+_SUBSTITUTION = re.compile(r"\$\([\w\s./$=:,+-]*\)")
+_QUOTED = re.compile(r"""'[^']*'|"(?:[^"$`\\]|\$(?![(\[{]))*\"""")
 # Whatever may leave a statement open. Without any of it a line is whole: bash need not be asked.
 _OPEN = re.compile(
     r"[\"'`(){}\\]|<<|[|&]\s*$"
@@ -53,17 +56,24 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses)
 
 def statements(commands: Sequence[tuple[int, str]], parses: Parses) -> list[list[tuple[int, str]]]:
     """Group commands into whole statements; what is never whole is one group to the end."""
+    asked = [command for _, command in commands if _may_be_open(command)]
+    # Nearly all are whole by themselves, so all are asked about at once.
+    whole_alone = dict(zip(asked, parses(asked), strict=True)) if asked else {}
     groups: list[list[tuple[int, str]]] = []
     open_group: list[tuple[int, str]] = []
     for item in commands:
         open_group.append(item)
-        if len(open_group) == 1 and not _OPEN.search(item[1]):
-            whole = True
+        if len(open_group) == 1:
+            whole = whole_alone.get(item[1], True)
         else:
-            whole = parses("\n".join(command for _, command in open_group) + "\n")
+            whole = parses(["\n".join(command for _, command in open_group)])[0]
         if whole:
             groups.append(open_group)
             open_group = []
     if open_group:
         groups.append(open_group)
     return groups
+
+
+def _may_be_open(command: str) -> bool:
+    return _OPEN.search(_QUOTED.sub("", _SUBSTITUTION.sub("", command))) is not None

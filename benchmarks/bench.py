@@ -1,0 +1,404 @@
+"""Measures `pytest --recipe` against a bare script, and prints ratios of one interleaved run.
+
+Needs a Docker engine and the images of tests/ci.toml. Times are of whole processes, start-up
+included; the machine's noise is the distance from minimum to maximum. `--help` lists options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
+
+import bare  # noqa: E402
+import builder  # noqa: E402
+import packages  # noqa: E402
+from conda_package_streaming.extract import extract  # noqa: E402
+
+from pytest_manualbuild.environment import index_channel  # noqa: E402
+
+SHORT_S = 2.0
+"""Where the bare script takes less, the allowance is in seconds and not a ratio (issue's rule)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One package and the commands that test it."""
+
+    name: str
+    recipe: Path
+    artifacts: Path
+    channels: tuple[str, ...]
+    imports: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    def script(self, folder: Path) -> Path:
+        """Write the tests as one script, as the bare way runs them."""
+        path = folder / f"{self.name}.sh"
+        lines = [f"export PATH={bare.PREFIX}/bin:$PATH PREFIX={bare.PREFIX}", "set -e"]
+        if self.imports:
+            lines.append(f"python -c 'import {', '.join(self.imports)}'")
+        path.write_text("\n".join([*lines, *self.commands]) + "\n")
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Where everything is measured."""
+
+    scratch: Path
+    images: tuple[str, ...]
+    matrix: Path
+
+
+def greet(ground: Ground) -> Work:
+    """Return the C example: a package that needs no other one."""
+    folder = ground.scratch / "greet"
+    packages.build("greet", folder, ".conda")
+    index_channel(folder)
+    meta = builder.render(packages.RECIPES / "greet")
+    return Work(
+        name="greet",
+        recipe=packages.RECIPES / "greet",
+        artifacts=folder,
+        channels=(folder.as_uri(),),
+        imports=(),
+        commands=tuple(meta["test"]["commands"]),
+    )
+
+
+def python(ground: Ground, *, name: str = "twenty", checks: int = 20) -> Work:
+    """Return a Python package with half as many imports as checks, and as many commands."""
+    folder, recipe = ground.scratch / name, ground.scratch / f"{name}-recipe"
+    recipe.mkdir()
+    imports = [
+        "json", "re", "zipfile", "email", "decimal", "csv", "gzip", "shelve", "queue", "tarfile"
+    ][: checks // 2]  # fmt: skip
+    commands = [f'python -c "print({number})"' for number in range(checks - len(imports))]
+    meta = {
+        "package": {"name": name, "version": "1.0"},
+        "build": {"noarch": "python"},
+        "requirements": {"run": ["python"]},
+        "test": {"imports": imports, "commands": commands},
+    }
+    (recipe / "meta.yaml").write_text(json.dumps(meta))
+    files = {f"site-packages/{name}.py": builder.Staged(data=b"x = 1\n")}
+    built = builder.Built(recipe=recipe, files=files, subdir="noarch", build="py_0")
+    builder.write(built, folder, ".conda")
+    index_channel(folder)
+    channel = ground.scratch / "python"
+    python_channel(channel)
+    return Work(
+        name=name,
+        recipe=recipe,
+        artifacts=folder,
+        channels=(folder.as_uri(), channel.as_uri()),
+        imports=tuple(imports),
+        commands=tuple(commands),
+    )
+
+
+def python_channel(folder: Path) -> None:
+    """Make a channel with a Python whose library is compiled, as real conda packages have it."""
+    plain = next((ROOT.parent / "shared" / "channel" / "linux-64").glob("python-*.conda"), None)
+    if plain is None:
+        packages.python_channel(folder.with_name("plain-python"))
+        plain = next(folder.with_name("plain-python").glob("*/python-*.conda"))
+    with tempfile.TemporaryDirectory() as scratch:
+        extract(str(plain), scratch)
+        root = Path(scratch)
+        index = json.loads((root / "info/index.json").read_text())
+        for path in root.rglob("*.py"):
+            os.utime(path, (builder.MTIME, builder.MTIME))
+        interpreter = next(root.glob("bin/python3.*[0-9]"))
+        subprocess.run([interpreter, "-m", "compileall", "-q", root / "lib"], check=False)
+        files = {
+            path.relative_to(root).as_posix(): builder.Staged(
+                data=b"" if path.is_symlink() else path.read_bytes(),
+                executable=os.access(path, os.X_OK),
+                link=str(path.readlink()) if path.is_symlink() else None,
+            )
+            for path in root.rglob("*")
+            if (path.is_file() or path.is_symlink()) and "info" not in path.relative_to(root).parts
+        }
+        built = builder.Built(
+            recipe=None,
+            files=files,
+            subdir=index["subdir"],
+            name="python",
+            version=index["version"],
+            build=index["build"],
+            depends=tuple(index["depends"]),
+            placeholder=placeholder(root),
+        )
+        builder.write(built, folder, ".conda")
+    index_channel(folder)
+
+
+def placeholder(root: Path) -> str:
+    """Return the prefix that an extracted package was built with."""
+    rows = json.loads((root / "info/paths.json").read_text())["paths"]
+    named = (row["prefix_placeholder"] for row in rows if row.get("prefix_placeholder"))
+    return str(next(named, builder.PLACEHOLDER))
+
+
+def run(*words: str, cwd: Path, expect: int = 0) -> float:
+    """Run a command; return its wall time in seconds. Stops the benchmark if it fails."""
+    # Python keeps what it compiled, as it does for users, even where this shell says otherwise.
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    began_s = time.perf_counter()
+    done = subprocess.run(words, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
+    took_s = time.perf_counter() - began_s
+    if done.returncode != expect:
+        sys.exit(f"{' '.join(words)}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return took_s
+
+
+def bare_words(ground: Ground, work: Work) -> list[str]:
+    """Return the command of the bare script."""
+    words = [sys.executable, str(Path(bare.__file__)), "--package", work.name]
+    words += ["--cache", str(ground.scratch / "bare-cache"), "--script"]
+    words += [str(work.script(ground.scratch))]
+    words += [word for channel in work.channels for word in ("--channel", channel)]
+    return words + [word for image in ground.images for word in ("--image", image)]
+
+
+def bare_way(ground: Ground, work: Work) -> float:
+    """Time the bare script."""
+    return run(*bare_words(ground, work), cwd=ground.scratch)
+
+
+def our_way(ground: Ground, work: Work, *words: str) -> float:
+    """Time `pytest --recipe`."""
+    return run(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        "--recipe", str(work.recipe), "--artifacts", str(work.artifacts),
+        "--matrix", str(ground.matrix), "--evidence", str(ground.scratch / f"report-{work.name}"),
+        *(word for channel in work.channels[1:] for word in ("--channel", channel)),
+        *words, cwd=ground.scratch,
+    )  # fmt: skip
+
+
+def our_way_linking(ground: Ground, work: Work) -> float:
+    """Time `pytest --recipe` when the environment must be linked anew, as the bare script does."""
+    shutil.rmtree(ground.scratch / "cache" / "environments", ignore_errors=True)
+    return our_way(ground, work)
+
+
+TESTINFRA = """\
+import pytest
+
+@pytest.mark.parametrize("command", {commands!r})
+def test_command(host, command):
+    host.run_expect([0], "export PATH={prefix}/bin:$PATH PREFIX={prefix}; {exports}" + command)
+"""
+
+
+def testinfra_way(ground: Ground, work: Work) -> float:
+    """Time pytest with testinfra's own docker backend, one item for each command."""
+    began_s = time.perf_counter()
+    folder = Path(tempfile.mkdtemp(dir=ground.scratch))
+    environment = folder / "prefix"
+    run(*bare_words(ground, work), "--only-link", str(environment), cwd=folder)
+    imports = [f"python -c 'import {name}'" for name in work.imports]
+    text = TESTINFRA.format(
+        commands=[*imports, *work.commands],
+        prefix=bare.PREFIX,
+        # Its items share no shell, so what one exports is given to all.
+        exports="".join(f"{one}; " for one in work.commands if one.startswith("export ")),
+    )
+    (folder / "test_work.py").write_text(text)
+
+    def start(image: str) -> str:
+        done = subprocess.run(
+            ["docker", "run", "-d", "--rm", "--init", "--network", "none", "-v",
+             f"{environment}:{bare.PREFIX}", image, "sleep", "600"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    def remove(container: str) -> None:
+        subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=True)
+
+    with ThreadPoolExecutor(len(ground.images)) as pool:
+        containers = list(pool.map(start, ground.images))
+        try:
+            hosts = ",".join(f"docker://{one}" for one in containers)
+            run(
+                sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p",
+                "no:manualbuild", f"--hosts={hosts}", "--rootdir", str(folder), str(folder),
+                cwd=folder,
+            )  # fmt: skip
+        finally:
+            list(pool.map(remove, containers))
+    return time.perf_counter() - began_s
+
+
+def plugin_cost(ground: Ground, rounds: int) -> None:
+    """Print the time of a pytest run of one empty test without and with the plugin, interleaved."""
+    folder = ground.scratch / "empty"
+    folder.mkdir(exist_ok=True)
+    (folder / "test_empty.py").write_text("def test_empty():\n    pass\n")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    words += ["--rootdir", str(folder)]
+    found: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        found[0].append(run(*words, "-p", "no:manualbuild", cwd=folder))
+        found[1].append(run(*words, cwd=folder))
+    print("\na pytest run of one empty test, without --recipe")
+    row("without the plugin", found[0])
+    row("with it", found[1], found[0])
+
+
+def row(name: str, times: Sequence[float], base: Sequence[float] | None = None) -> None:
+    """Print one line of the table, with its ratio to the base."""
+    median = statistics.median(times)
+    line = f"  {name:<38} {min(times):7.2f} {median:7.2f} {max(times):7.2f} s"
+    if base is not None:
+        other = statistics.median(base)
+        line += f"   {median / other:5.2f} x   {median - other:+6.2f} s"
+    print(line, flush=True)
+
+
+def compare(ground: Ground, work: Work, rounds: int) -> bool:
+    """Measure every way of doing the work, interleaved; return whether ours is fast enough."""
+    ways: dict[str, Callable[[Ground, Work], float]] = {
+        "bare script": bare_way,
+        "pytest --recipe, linking anew": our_way_linking,
+        "pytest --recipe": our_way,
+        "pytest + testinfra, an item a command": testinfra_way,
+    }
+    print(f"\n{work.name}: {len(work.imports)} imports, {len(work.commands)} commands,"
+          f" {len(ground.images)} containers, {rounds} rounds")  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(ground, work)  # caches, and the kernel's
+    phases: list[dict[str, float]] = []
+    for _ in range(rounds):
+        for name, way in ways.items():
+            times[name].append(way(ground, work))
+            if name == "pytest --recipe, linking anew":
+                phases.append(read_phases(ground, work))
+    print(f"  {'':<38} {'least':>7} {'median':>7} {'most':>7}")
+    base = times["bare script"]
+    for name, found in times.items():
+        row(name, found, None if found is base else base)
+    names = dict.fromkeys(name for one in phases for name in one)
+    shown = [f"{name} {statistics.median(p.get(name, 0) for p in phases):.2f}" for name in names]
+    print(f"  phases of the slowest host (s, linking anew): {', '.join(shown)}")
+    ours, bares = (
+        statistics.median(times[name]) for name in ("pytest --recipe, linking anew", "bare script")
+    )
+    allowed = 1.25 * bares if bares >= SHORT_S else bares + 0.5
+    print(f"  allowed {allowed:.2f} s: {'kept' if ours <= allowed else 'MISSED'}")
+    return ours <= allowed
+
+
+def read_phases(ground: Ground, work: Work) -> dict[str, float]:
+    """Return the longest time that any host spent in each phase of the last run."""
+    report = ground.scratch / f"report-{work.name}" / "evidence.json"
+    hosts = json.loads(report.read_text())["predicate"]["hosts"]
+    names = dict.fromkeys(name for host in hosts for name in host["phases_s"])
+    return {name: max(host["phases_s"].get(name, 0) for host in hosts) for name in names}
+
+
+def per_check(ground: Ground, rounds: int) -> None:
+    """Print what one more check costs: many trivial commands against few, and against bare."""
+    print("\nwhat one more check costs on each of the containers, `:` as the command")
+    few, many = (trivial(ground, count) for count in (10, 410))
+    found: dict[str, list[float]] = {"bare script": [], "pytest --recipe": []}
+    for _ in range(rounds):
+        for name, way in (("bare script", bare_way), ("pytest --recipe", our_way)):
+            found[name].append((way(ground, many) - way(ground, few)) / 400 * 1000)
+    for name, times in found.items():
+        print(f"  {name:<38} {min(times):7.2f} {statistics.median(times):7.2f}"
+              f" {max(times):7.2f} ms")  # fmt: skip
+
+
+def trivial(ground: Ground, count: int) -> Work:
+    """Return a package with that many commands which do nothing."""
+    name = f"trivial{count}"
+    folder, recipe = ground.scratch / name, ground.scratch / f"{name}-recipe"
+    recipe.mkdir()
+    commands = [f": {number}" for number in range(count)]
+    meta = {
+        "package": {"name": name, "version": "1.0"},
+        "build": {"noarch": "generic"},
+        "test": {"commands": commands},
+    }
+    (recipe / "meta.yaml").write_text(json.dumps(meta))
+    files = {"share/empty.txt": builder.Staged(data=b"\n")}
+    builder.write(builder.Built(recipe=recipe, files=files, subdir="noarch"), folder, ".conda")
+    index_channel(folder)
+    return Work(
+        name=name,
+        recipe=recipe,
+        artifacts=folder,
+        channels=(folder.as_uri(),),
+        imports=(),
+        commands=tuple(commands),
+    )
+
+
+def images() -> tuple[str, ...]:
+    """Return the images of the tests that are there, four in all; some may come twice."""
+    tables = tomllib.loads((ROOT / "tests" / "ci.toml").read_text())["hosts"].values()
+    wanted = [table["image"] for table in tables]
+    there = [
+        one
+        for one in wanted
+        if subprocess.run(
+            ["docker", "image", "inspect", one], capture_output=True, check=False
+        ).returncode == 0
+    ]  # fmt: skip
+    if not there:
+        sys.exit(f"None of the images {', '.join(wanted)} is here: .ci/images makes them.")
+    return tuple((there * len(wanted))[: len(wanted)])
+
+
+def main() -> None:
+    """Measure, and end with status 1 when the allowance was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=("greet", "python", "check", "plugin"))
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="manualbuild-bench-") as folder:
+        scratch = Path(folder)
+        os.environ["MANUALBUILD_CACHE"] = str(scratch / "cache")
+        found = images()
+        matrix = scratch / "matrix.toml"
+        matrix.write_text("".join(
+            f'[hosts.c{number}]\nkind = "docker"\nsubdir = "linux-64"\nimage = "{image}"\n'
+            for number, image in enumerate(found)
+        ))  # fmt: skip
+        ground = Ground(scratch=scratch, images=found, matrix=matrix)
+        load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+        print(f"{os.cpu_count()} cores, load {load}; {', '.join(found)}")
+        kept = [
+            compare(ground, make(ground), asked.rounds)
+            for name, make in {"greet": greet, "python": python}.items()
+            if asked.only in (None, name)
+        ]
+        if asked.only in (None, "check"):
+            per_check(ground, asked.rounds)
+        if asked.only in (None, "plugin"):
+            plugin_cost(ground, 3 * asked.rounds)
+    sys.exit(0 if all(kept) else 1)
+
+
+if __name__ == "__main__":
+    main()
