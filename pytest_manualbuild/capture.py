@@ -5,9 +5,13 @@ The sizes bound the controller's memory and disk whatever a test writes.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from pytest_manualbuild.errors import EnvironmentBroken
 
 REPORT_BYTES = 64 * 1024
 LOG_BYTES = 32 * 1024 * 1024
@@ -59,21 +63,33 @@ class Capture:
         self._room = LOG_BYTES
 
     def add(self, stream: str, data: bytes) -> None:
-        """Take bytes of ``stdout`` or ``stderr``. OSError when the log cannot be written."""
+        """Take bytes of ``stdout`` or ``stderr``; EnvironmentBroken if the log is not writable."""
         (self.stdout if stream == "stdout" else self.stderr).add(data)
-        if self._file is None and self._room == LOG_BYTES:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.log.open("wb")
-            self.wrote = True
-        if self._file is not None:
-            self._file.write(data[: self._room])
-            self._room -= min(len(data), self._room)
-            if not self._room:
-                self._file.write(b"\n[the rest is left out]\n")
-                self.close()
+        with self._writing():
+            if self._file is None and self._room == LOG_BYTES:
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.log.open("wb")
+                self.wrote = True
+            if self._file is not None:
+                self._file.write(data[: self._room])
+                self._room -= min(len(data), self._room)
+                if not self._room:
+                    self._file.write(b"\n[the rest is left out]\n")
+                    self.close()
 
     def close(self) -> None:
-        """Close the log file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the log file, once; EnvironmentBroken if its end cannot be written."""
+        file, self._file = self._file, None
+        if file is not None:
+            with self._writing():
+                file.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EnvironmentBroken(
+                f"{self.log}: the log cannot be written: {error.strerror}.",
+                remedy="Free some space, or choose another folder with --evidence.",
+            ) from error

@@ -127,7 +127,6 @@ def _hosts_probe(arguments: argparse.Namespace) -> int:
                 sys.stdout.write(f"  note: {note}\n")
     finally:
         hosts.sweep(run)
-        run.forget()
     return HostError.exit_code if broken else 0
 
 

@@ -87,10 +87,11 @@ class Journal:
             raise _unwritable(self._path, error) from error
 
 
-def begin(folder: Path, planned: Plan, run_id: str) -> Journal:
+def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = None) -> Journal:
     """Make the folder of a run's evidence, in place of an older one of ours.
 
-    Raises EvidenceError for a folder that holds anything else.
+    An older report at ``junit_copy`` goes as well. Raises EvidenceError for a folder that holds
+    anything else.
     """
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -105,6 +106,8 @@ def begin(folder: Path, planned: Plan, run_id: str) -> Journal:
             for name in ("logs", "recipe"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        if junit_copy is not None:
+            Path(junit_copy).unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return Journal(folder / "results.jsonl", run_id, planning.digest(planned))
@@ -208,7 +211,8 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
         for name, data in views.items():
             _replace(folder / name, data)
     except OSError as error:
-        (folder / "evidence.json").unlink(missing_ok=True)
+        for name in _VIEWS:
+            (folder / name).unlink(missing_ok=True)
         raise _unwritable(folder, error) from error
     return evidence
 

@@ -7,6 +7,7 @@ every pytest run of the environment, so it only looks at the command line.
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +69,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Load no conftest.py at all: one beside a stranger's recipe is a program of the stranger."""
-    if early_config.known_args_namespace.mb_recipe is not None:
-        early_config.known_args_namespace.noconftest = True
+    """Let no file beside a stranger's recipe steer this process: no conftest.py, no pytest.ini.
+
+    pytest takes the value of ``--recipe`` for a path to collect while it looks for its
+    configuration, and would find one there, or make its cache there.
+    """
+    recipe = early_config.known_args_namespace.mb_recipe
+    if recipe is None:
+        return
+    early_config.known_args_namespace.noconftest = True
+    folder = Path(recipe).resolve()
+    found = early_config.inipath
+    if found is not None and found.resolve().is_relative_to(folder):
+        raise pytest.UsageError(
+            f"{found}: a recipe's own settings of pytest are not used."
+            " Name yours with -c FILE (an empty file will do), or run in another folder."
+        )
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -88,6 +102,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Plan the run on the controller, or take the controller's plan on a worker."""
     if config.option.mb_recipe is None:
         return
+    _import_nothing_strange(config)
+    # Else it is where recipe and artifacts meet; reports and the cache belong where the user is.
+    config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
     from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:
@@ -97,6 +114,17 @@ def pytest_configure(config: pytest.Config) -> None:
     active = session.begin(config)
     config.stash[_SESSION] = active
     config.pluginmanager.register(active, "manualbuild-session")
+
+
+def _import_nothing_strange(config: pytest.Config) -> None:
+    """Take out of ``sys.path`` what only a test suite needs, and the recipe itself."""
+    recipe = Path(config.option.mb_recipe).resolve()
+    tests = {Path(path).resolve() for path in config.getini("pythonpath")}
+    sys.path[:] = [
+        path
+        for path in sys.path
+        if (place := Path(path).resolve()) not in tests and not place.is_relative_to(recipe)
+    ]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

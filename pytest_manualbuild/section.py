@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_manualbuild.capture import Capture
-from pytest_manualbuild.errors import EnvironmentBroken, Interrupted
+from pytest_manualbuild.errors import Interrupted
 from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
 from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.model import (
@@ -143,7 +143,7 @@ class SectionRun:
                 raise Interrupted("The run was interrupted.", remedy="Run it again.")
             event = running.next_event(POLL_S)
             if isinstance(event, Output):
-                self._write(event)
+                self._capture.add(event.stream, event.data)
             elif isinstance(event, Mark):
                 self._mark(event.text)
             elif isinstance(event, Exit):
@@ -158,15 +158,6 @@ class SectionRun:
                     message=f"It ran longer than {self._check_timeout_s:g} s and was killed.",
                 )
                 clean = False
-
-    def _write(self, event: Output) -> None:
-        try:
-            self._capture.add(event.stream, event.data)
-        except OSError as error:
-            raise EnvironmentBroken(
-                f"{self._capture.log}: the log cannot be written: {error.strerror}.",
-                remedy="Free some space, or choose another folder with --evidence.",
-            ) from error
 
     def _mark(self, text: str) -> None:
         if text == "activated":

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
 from pytest_manualbuild.environment import Environments
-from pytest_manualbuild.errors import ManualBuildError
+from pytest_manualbuild.errors import HostError, ManualBuildError
 from pytest_manualbuild.execution import Engine, Settings
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
@@ -95,6 +95,8 @@ class _Session:
             plan=self.plan,
             ask=self.ask,
         )
+        # A warning in this process says nothing about a package, whatever the settings make of it.
+        root.add_marker(pytest.mark.filterwarnings("default"))
         items[:] = session.genitems(root)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -182,6 +184,7 @@ class Controller(_Session):
         self._deselected = 0
         self._started = datetime.now(UTC)
         self._waited = show.Waiting(config)
+        self._junit_copy: str | None = getattr(config.option, "mb_junitxml", None)
         self.evidence: evidence.Evidence | None = None
 
     def run(self) -> Run:
@@ -240,7 +243,9 @@ class Controller(_Session):
             return
         try:
             run_id = self.run().run_id
-            self._journal = evidence.begin(self.folder, self.plan, run_id)
+            self._journal = evidence.begin(
+                self.folder, self.plan, run_id, junit_copy=self._junit_copy
+            )
         except ManualBuildError as error:
             raise pytest.UsageError(str(error)) from error
 
@@ -252,7 +257,10 @@ class Controller(_Session):
                 key = (result.host, result.package, result.check)
                 if key not in self._results and self._journal is not None:
                     self._results[key] = result
-                    self._journal.add(result)
+                    try:
+                        self._journal.add(result)
+                    except ManualBuildError as error:
+                        pytest.exit(str(error), returncode=HostError.exit_code)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(
@@ -280,10 +288,7 @@ class Controller(_Session):
             narrowed=narrowed,
             plan=self.plan,
             plan_sha256=plan.digest(self.plan),
-            hosts=tuple(
-                self._records.get(host.name, HostRecord(name=host.name, state="never-reached"))
-                for host in self.plan.matrix.hosts
-            ),
+            hosts=tuple(self._record(host.name) for host in self.plan.matrix.hosts),
             results=results,
             controller={
                 "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -299,12 +304,21 @@ class Controller(_Session):
             evidence.finish(
                 self.folder,
                 self.evidence,
-                junit_copy=getattr(self.config.option, "mb_junitxml", None),
+                junit_copy=self._junit_copy,
             )
         except ManualBuildError as error:
-            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            # What nobody can read proves nothing: as if a host had failed.
+            session.exitstatus = 1 if status == 1 else HostError.exit_code
             self.evidence = None
             show.error(self.config, error)
+
+    def _record(self, name: str) -> HostRecord:
+        if name in self._records:
+            return self._records[name]
+        if any(key[0] == name for key in self._results):
+            message = "The worker that tested it died."
+            return HostRecord(name=name, state="lost", message=message)
+        return HostRecord(name=name, state="never-reached")
 
     def _narrowed(
         self, session: pytest.Session, status: int, selected: set[Key]
@@ -338,5 +352,4 @@ class Controller(_Session):
         super().release()
         if self._run is not None:
             hosts.sweep(self._run)
-            self._run.forget()
             self._run = None

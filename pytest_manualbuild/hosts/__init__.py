@@ -26,18 +26,22 @@ def provider(kind: str) -> Provider:
 
 
 def sweep(run: Run) -> list[str]:
-    """Remove whatever that run left on any kind of host; say what was removed."""
-    return [line for kind in _KINDS if run.made(kind) for line in provider(kind).sweep(run)]
+    """Remove whatever a run left on any kind of host, then its record; say what was removed.
+
+    Where an engine is away, the record stays, and the next sweep tries again.
+    """
+    removed = []
+    try:
+        for kind in _KINDS:
+            if run.made(kind):
+                removed += provider(kind).sweep(run)
+    except HostError:
+        run.unlock()
+    else:
+        run.forget()
+    return removed
 
 
 def sweep_dead() -> list[str]:
-    """Remove whatever killed runs left; a run whose engine is away is kept for the next time."""
-    removed = []
-    for run in dead_runs():
-        try:
-            removed += sweep(run)
-        except HostError:
-            run.unlock()
-        else:
-            run.forget()
-    return removed
+    """Remove whatever killed runs left."""
+    return [line for run in dead_runs() for line in sweep(run)]

@@ -98,16 +98,21 @@ class DockerProvider:
         return connection
 
     def sweep(self, run: Run) -> list[str]:
-        """Remove the containers and folders of a run, on each engine that it used."""
+        """Remove the containers and volumes of a run, on each engine that it used."""
         removed = []
         for engine in sorted({entry.get("engine", "") for entry in run.made("docker")}):
             with _engine(engine or None) as client:
+                ours = {"label": f"{RUN_LABEL}={run.run_id}"}
                 for container in client.containers.list(
-                    all=True, ignore_removed=True, filters={"label": f"{RUN_LABEL}={run.run_id}"}
+                    all=True, ignore_removed=True, filters=ours
                 ):
                     with _gone_is_fine():
                         client.api.remove_container(container.id, force=True, v=True)
                     removed.append(f"container {container.name}")
+                for volume in client.volumes.list(filters=ours):
+                    with _gone_is_fine():
+                        volume.remove(force=True)
+                    removed.append(f"volume {volume.name[:12]}")
         return removed
 
 
@@ -244,6 +249,7 @@ class DockerConnection(shells.ShellConnection):
             None,
             type="volume",
             no_copy=True,
+            labels={RUN_LABEL: run.run_id},
             driver_config=docker.types.DriverConfig("local", options),
         )
 
@@ -301,17 +307,19 @@ class DockerConnection(shells.ShellConnection):
 
 
 def _client(engine: str | None) -> Any:  # noqa: ANN401 # docker publishes no complete types
+    version = str(_version(engine)["ApiVersion"])
     try:
-        return _new_client(engine, str(_version(engine)["ApiVersion"]))
-    except HostError:
-        raise
+        return _new_client(engine, version)
     except Exception as error:
         raise _down(engine, error) from error
 
 
-def _new_client(engine: str | None, version: str) -> Any:  # noqa: ANN401 # as above
+def _new_client(engine: str | None, version: str | None = None) -> Any:  # noqa: ANN401 # as above
     import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
+    from docker.constants import MINIMUM_DOCKER_API_VERSION  # noqa: PLC0415 # as above
 
+    # With "auto", a client whose engine is down would fail half-made, its sockets left open.
+    version = version or MINIMUM_DOCKER_API_VERSION
     if engine is None:
         return docker.from_env(timeout=_API_S, version=version)
     return docker.DockerClient(base_url=engine, timeout=_API_S, version=version)
@@ -320,14 +328,15 @@ def _new_client(engine: str | None, version: str) -> Any:  # noqa: ANN401 # as a
 @functools.lru_cache
 def _version(engine: str | None) -> dict[str, Any]:
     """Return what an engine says of itself; it is asked once, not by each client of it."""
+    client = None
     try:
-        client = _new_client(engine, "auto")
-        try:
-            return dict(client.version())
-        finally:
-            client.close()
+        client = _new_client(engine)
+        return dict(client.api.version(api_version=False))
     except Exception as error:
         raise _down(engine, error) from error
+    finally:
+        if client is not None:
+            client.close()
 
 
 @contextlib.contextmanager

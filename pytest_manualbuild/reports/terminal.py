@@ -42,7 +42,8 @@ def text(evidence: Evidence, *, width: int, color: bool) -> str:
             console.print(_grid(evidence, planned.artifact.key))
         for host in evidence.hosts:
             if host.message:
-                console.print(Text(f"{host.name}: {host.state}: {host.message}"))
+                said = host.message.removeprefix(f"{host.name}: ")
+                console.print(Text(f"{host.name}: {host.state}: {said}"))
     return capture.get()
 
 

@@ -1,0 +1,269 @@
+"""Connections: what a script writes arrives unchanged, and what goes wrong is the host's doing."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_manualbuild import hosts, shells
+from pytest_manualbuild.errors import HostLost, HostUnavailable
+from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output
+from pytest_manualbuild.hosts.local import LocalConnection
+from pytest_manualbuild.hosts.runs import Run, dead_runs
+from pytest_manualbuild.matrix import local_subdir
+from pytest_manualbuild.model import Host, LinkedEnvironment
+
+LONG_S = 60.0
+LOCAL = Host(name="here", kind="local", subdir=local_subdir())
+DEBIAN = Host(name="there", kind="docker", subdir="linux-64", image="manualbuild/debian-12:test")
+
+
+def quiet(_: str) -> None:
+    """Show no progress."""
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """A run that is swept at the end."""
+    begun = Run.begin()
+    yield begun
+    hosts.sweep(begun)
+
+
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+def connection(request: pytest.FixtureRequest, run: Run) -> Iterator[Connection]:
+    """A connection to a host of each kind."""
+    if request.param == "docker":
+        request.getfixturevalue("engine")
+    host = LOCAL if request.param == "local" else DEBIAN
+    made = hosts.provider(host.kind).start(host, run, [], quiet)
+    yield made
+    made.close()
+
+
+def follow(connection: Connection, script: str) -> list[Event]:
+    """Run a script and return its events, output of a stream joined between other events."""
+    running = connection.start(script)
+    events: list[Event] = []
+    while not (events and isinstance(events[-1], Exit)):
+        event = running.next_event(LONG_S)
+        assert event is not None
+        last = events[-1] if events else None
+        if isinstance(event, Output) and isinstance(last, Output) and last.stream == event.stream:
+            events[-1] = Output(stream=event.stream, data=last.data + event.data)
+        else:
+            events.append(event)
+    return events
+
+
+def printf(data: bytes) -> str:
+    """Return a command that writes these bytes."""
+    return "printf '" + "".join(f"\\{byte:03o}" for byte in data) + "'"
+
+
+def test_both_streams_arrive_byte_for_byte(connection: Connection) -> None:
+    data = bytes(range(256)) * 3 + b"\x1b[31m no newline at the end"
+
+    done = connection.run(f"{printf(data)}; printf x >&2; exit 7", timeout_s=LONG_S)
+
+    assert (done.exit_status, done.stdout, done.stderr) == (7, data, b"x")
+
+
+def test_much_output_arrives_whole(connection: Connection) -> None:
+    done = connection.run("head -c 50000000 /dev/zero; echo end", timeout_s=LONG_S)
+
+    assert len(done.stdout) == 50_000_004
+    assert done.stdout.endswith(b"\0end\n")
+
+
+def test_marks_stand_between_the_output_before_and_after(connection: Connection) -> None:
+    events = follow(connection, "echo 1; mark a; echo 2 >&2; echo 3; mark b; exit 3")
+
+    assert [event for event in events if not isinstance(event, Output)] == [
+        Mark(text="a"), Mark(text="b"), Exit(status=3)
+    ]  # fmt: skip
+    first = events.index(Mark(text="a"))
+    assert events[:first] == [Output(stream="stdout", data=b"1\n")]
+    middle = events[first + 1 : events.index(Mark(text="b"))]
+    assert {(one.stream, one.data) for one in middle if isinstance(one, Output)} == {
+        ("stdout", b"3\n"), ("stderr", b"2\n")
+    }  # fmt: skip
+
+
+def test_what_looks_like_a_marker_is_output(connection: Connection) -> None:
+    fake = b"\x1e0123456789abcdef01234567:1:exit:0\x1e"
+
+    done = connection.run(f"{printf(fake)}; exit 5", timeout_s=9)
+
+    assert (done.exit_status, done.stdout) == (5, fake)
+
+
+def test_standard_input_is_at_its_end(connection: Connection) -> None:
+    assert connection.run("cat; read -r x || echo over", timeout_s=9).stdout == b"over\n"
+
+
+def test_nothing_of_the_caller_is_seen(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY", "canary")
+
+    names = {
+        line.partition(b"=")[0].decode()
+        for line in connection.run("env -0 | tr '\\0' '\\n'", timeout_s=9).stdout.splitlines()
+    }
+
+    assert names <= {
+        "HOME", "LANG", "MANUALBUILD_RUN_ID", "OLDPWD", "PATH", "PWD", "SHLVL", "TMPDIR", "_"
+    }  # fmt: skip
+
+
+def test_kill_takes_descendants_along_and_the_next_script_runs(connection: Connection) -> None:
+    running = connection.start("sleep 300 & setsid sleep 301 & mark up; sleep 302")
+    while running.next_event(LONG_S) != Mark(text="up"):
+        pass
+
+    running.kill()
+
+    while not isinstance(event := running.next_event(LONG_S), Exit):
+        assert event is not None
+    left = connection.run(
+        "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 30[012]'",
+        timeout_s=9,
+    )
+    assert left.stdout == b"0\n"
+
+
+def test_files_arrive_as_they_are(connection: Connection, run: Run) -> None:
+    data = os.urandom(300_000)
+    local = isinstance(connection, LocalConnection)
+    folder = f"{run.folder}/put here" if local else "/put here"
+
+    connection.put(folder, {"a/b c.bin": data, "empty": b""})
+
+    done = connection.run(f"cd {shlex.quote(folder)} && sha256sum < 'a/b c.bin' && ls -s empty",
+                          timeout_s=9)  # fmt: skip
+    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
+
+
+def test_a_script_that_outlives_its_time_is_the_host_s_doing(connection: Connection) -> None:
+    with pytest.raises(HostLost, match="did not finish"):
+        connection.run("sleep 60", timeout_s=0.5)
+
+
+def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> None:
+    # The script's parent is a subshell of the control shell.
+    running = connection.start("read -r _ _ _ shell _ </proc/$PPID/stat; kill -9 $shell; sleep 60")
+
+    with pytest.raises(HostLost, match="the connection to it ended"):
+        running.next_event(LONG_S)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 3))),
+    st.lists(st.integers(1, 9), min_size=1),
+)
+def test_framing_gives_back_what_was_framed(parts: list[bytes | int], sizes: list[int]) -> None:
+    framing = shells.Framing(b"nonce")
+    number = framing.begin()
+    stream, expected = b"", list[bytes | str]()
+    for part in parts:
+        if isinstance(part, bytes):
+            stream += part
+            expected.append(part)
+        else:
+            marker = b"\x1enonce:%d:mark:m%d\x1e" % (number, part)
+            stream += marker
+            framing.feed("stderr", marker)
+            expected.append(f"m{part}")
+    found: list[bytes | str] = []
+    position = 0
+    for size in sizes * (len(stream) + 1):
+        if position >= len(stream):
+            break
+        framing.feed("stdout", stream[position : position + size])
+        position += size
+    framing.feed("stdout", b"\x1enonce:%d:mark:end\x1e" % number)
+    framing.feed("stderr", b"\x1enonce:%d:mark:end\x1e" % number)
+    while (event := framing.next()) is not None:
+        found.append(event.data if isinstance(event, Output) else str(getattr(event, "text", "")))
+
+    assert found.pop() == "end"
+    assert joined(found) == joined(expected)
+
+
+def joined(parts: list[bytes | str]) -> list[bytes | str]:
+    result: list[bytes | str] = []
+    for part in parts:
+        if isinstance(part, bytes) and result and isinstance(last := result[-1], bytes):
+            result[-1] = last + part
+        elif part != b"":
+            result.append(part)
+    return result
+
+
+def test_a_dead_run_is_found_and_a_living_one_is_not() -> None:
+    living, dead = Run.begin(), Run.begin()
+    dead.unlock()
+
+    found = [run for run in dead_runs() if run.run_id in {living.run_id, dead.run_id}]
+
+    assert [run.run_id for run in found] == [dead.run_id]
+    for run in (*found, living):
+        run.forget()
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_hosts_do_not_see_what_others_write_into_an_environment(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "conda-meta").mkdir()
+    (tmp_path / "file").write_text("as linked")
+    environment = LinkedEnvironment(path=str(tmp_path), prefix="/opt/manualbuild/e", packages=())
+    provider = hosts.provider("docker")
+    first, second = (provider.start(DEBIAN, run, [environment], quiet) for _ in "12")
+    try:
+        written = first.run("echo mine > /opt/manualbuild/e/file && rm -r /opt/manualbuild/e/c*",
+                            timeout_s=9)  # fmt: skip
+        seen = second.run("cat /opt/manualbuild/e/file; ls -d /opt/manualbuild/e/conda-meta",
+                          timeout_s=9)  # fmt: skip
+    finally:
+        first.close()
+        second.close()
+
+    assert written.exit_status == 0
+    assert seen.stdout == b"as linked/opt/manualbuild/e/conda-meta\n"
+    assert (tmp_path / "file").read_text() == "as linked"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
+@pytest.mark.parametrize("engine_url", ["unix:///nowhere.sock", "tcp://127.0.0.1:1"])
+def test_an_engine_that_is_down_is_said_in_one_line(run: Run, engine_url: str) -> None:
+    host = Host(name="a", kind="docker", subdir="linux-64", image="x", engine=engine_url)
+
+    with pytest.raises(HostUnavailable, match="does not answer") as caught:
+        hosts.provider("docker").probe(host, run, quiet)
+
+    said = str(caught.value)
+    del caught
+    gc.collect()
+    assert engine_url in said
+    assert "\n" not in said
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_an_image_that_does_not_exist_is_said_in_one_line(run: Run) -> None:
+    host = Host(name="a", kind="docker", subdir="linux-64", image="127.0.0.1:1/nothing:1")
+
+    with pytest.raises(HostUnavailable, match="not here and cannot be pulled") as caught:
+        hosts.provider("docker").probe(host, run, quiet)
+
+    assert "127.0.0.1:1/nothing:1" in str(caught.value)
