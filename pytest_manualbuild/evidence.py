@@ -94,6 +94,8 @@ def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = 
     anything else.
     """
     try:
+        if junit_copy is not None:
+            Path(junit_copy).unlink(missing_ok=True)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not _is_ours(folder):
                 raise EvidenceError(
@@ -106,8 +108,6 @@ def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = 
             for name in ("logs", "recipe"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        if junit_copy is not None:
-            Path(junit_copy).unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return Journal(folder / "results.jsonl", run_id, planning.digest(planned))

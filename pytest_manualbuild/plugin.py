@@ -105,6 +105,8 @@ def pytest_configure(config: pytest.Config) -> None:
     _import_nothing_strange(config)
     # Else it is where recipe and artifacts meet; reports and the cache belong where the user is.
     config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
+    # A warning in this process says nothing about a package: settings must not make it an error.
+    config.addinivalue_line("filterwarnings", "default")
     from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:

@@ -95,8 +95,6 @@ class _Session:
             plan=self.plan,
             ask=self.ask,
         )
-        # A warning in this process says nothing about a package, whatever the settings make of it.
-        root.add_marker(pytest.mark.filterwarnings("default"))
         items[:] = session.genitems(root)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

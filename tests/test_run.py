@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import builder
 import pytest
 from defusedxml import ElementTree
 
-from conftest import LOCAL, ROOT, Ran, manualbuild, recipe, run_pytest
+from conftest import LOCAL, ROOT, Ran, command, manualbuild, recipe, run_pytest
 
 CI = str(ROOT / "tests" / "ci.toml")
 DEBIANS = "debian-1?"
@@ -276,64 +277,234 @@ def test_a_python_package_passes_in_containers(
     assert ran.status == 0, ran.out
 
 
+# Its own name: other runs on this engine are not ours to look at.
+HOST = f"sleeper-{os.getpid()}"
+
+
 def containers() -> set[str]:
     done = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", "label=io.pytest-manualbuild.run"],
+        ["docker", "ps", "-aq", "--filter", f"label=io.pytest-manualbuild.host={HOST}"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return set(done.stdout.split())
 
 
-def start_sleeping(tmp_path: Path) -> subprocess.Popen[bytes]:
+def gone_in_time() -> None:
+    """Wait until no container is left: the engine removes that of a dead shell by itself."""
+    deadline = time.monotonic() + 20
+    while containers() and time.monotonic() < deadline:
+        pass
+    assert containers() == set()
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start_sleeping(engine: None, tmp_path: Path) -> Iterator[Start]:
     """Start a run on a container whose test sleeps; return when it sleeps."""
-    write_package(tmp_path, "test:\n  commands:\n    - sleep 60\n")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "--recipe", "recipe", "--matrix", CI, "--on", "debian-12"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        # A shell starts what it puts in the background deaf to SIGINT, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 # no threads
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for one in containers():
-            top = subprocess.run(
-                ["docker", "top", one], capture_output=True, text=True, check=False
-            )
-            if "sleep 60" in top.stdout:
-                return process
-    process.kill()
-    pytest.fail("the test never slept")
+    del engine
+    started = []
+
+    def start(*words: str, engine_url: str = "") -> subprocess.Popen[bytes]:
+        write_package(tmp_path, "test:\n  commands:\n    - sleep 60\n")
+        text = f'[hosts.{HOST}]\nkind = "docker"\nsubdir = "linux-64"\n'
+        text += 'image = "manualbuild/debian-12:test"\n'
+        text += f'engine = "{engine_url}"\n' if engine_url else ""
+        (tmp_path / "far.toml").write_text(text)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "--recipe", "recipe", "--matrix", "far.toml", *words],
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            # What a shell puts in the background is deaf to SIGINT, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 # no threads
+        )  # fmt: skip
+        started.append(process)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for one in containers():
+                top = command("docker", "top", one, cwd=tmp_path)
+                if "sleep 60" in top.out:
+                    return process
+        pytest.fail("the test never slept")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("how", ["kill", "pause"])
-def test_a_host_that_goes_away_is_an_error_not_a_failure(tmp_path: Path, how: str) -> None:
-    process = start_sleeping(tmp_path)
+def test_a_host_that_goes_away_is_an_error_not_a_failure(
+    start_sleeping: Start, tmp_path: Path, how: str
+) -> None:
+    process = start_sleeping()
     for one in containers():
         subprocess.run(["docker", how, one], check=True, capture_output=True)
 
     assert process.wait(timeout=60) == 16
     found = results(tmp_path / "manualbuild-report")
-    assert found["debian-12", "commands[0]: sleep 60"] == ("error", "host-lost")
+    assert found[HOST, "commands[0]: sleep 60"] == ("error", "host-lost")
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status != 0
     assert containers() == set()
 
 
 @pytest.mark.docker
-@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_pass_and_no_container(
-    tmp_path: Path, how: signal.Signals
+    start_sleeping: Start, tmp_path: Path, how: signal.Signals
 ) -> None:
-    process = start_sleeping(tmp_path)
+    process = start_sleeping()
     process.send_signal(how)
     process.wait(timeout=60)
 
     assert process.returncode not in (0, 1)
     manualbuild("hosts", "sweep", cwd=tmp_path)
-    deadline = time.monotonic() + 20  # the engine removes the container of a dead shell by itself
-    while containers() and time.monotonic() < deadline:
-        pass
-    assert containers() == set()
+    gone_in_time()
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status != 0
+
+
+@pytest.mark.docker
+def test_an_engine_that_goes_away_is_an_error_and_its_remains_are_swept(
+    start_sleeping: Start, tmp_path: Path
+) -> None:
+    relay = f"{tmp_path}/engine.sock"
+    # Stands between us and the real engine, so that the connection to it can be cut.
+    script = [sys.executable, str(ROOT / "tests" / "relay.py"), relay]
+    with subprocess.Popen(script, stdout=subprocess.PIPE) as between:
+        assert between.stdout is not None
+        between.stdout.readline()
+        process = start_sleeping(engine_url=f"unix://{relay}")
+        between.kill()
+
+    assert process.wait(timeout=60) == 16
+    found = results(tmp_path / "manualbuild-report")
+    assert found[HOST, "commands[0]: sleep 60"] == ("error", "host-lost")
+    with subprocess.Popen(script, stdout=subprocess.PIPE) as between:
+        assert between.stdout is not None
+        between.stdout.readline()
+        manualbuild("hosts", "sweep", cwd=tmp_path)
+        between.kill()
+    gone_in_time()
+
+
+@pytest.mark.docker
+def test_a_killed_worker_is_an_error_and_the_gate_refuses(
+    start_sleeping: Start, tmp_path: Path
+) -> None:
+    process = start_sleeping("-n", "1")
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    for pid in Path(children).read_text().split():
+        if b"sys.stdin.readline" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
+
+    assert process.wait(timeout=60) == 16
+    found = results(tmp_path / "manualbuild-report")
+    assert found[HOST, "commands[0]: sleep 60"] == ("error", "interrupted")
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert (verdict.status, "a worker crashed" in verdict.out) == (1, True), verdict.out
+    gone_in_time()
+
+
+def test_only_what_failed_is_run_again(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n    - 'false'\n")
+    words = ("-p", "cacheprovider", "--recipe", "recipe", "--matrix", "local.toml")
+
+    assert command(sys.executable, "-m", "pytest", *words, "-n", "0", cwd=tmp_path).status == 1
+    ran = command(sys.executable, "-m", "pytest", *words, "--lf", cwd=tmp_path)
+
+    assert (ran.status, "1 failed, 2 deselected" in ran.out) == (1, True), ran.out
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert (verdict.status, "2 of 3 checks were not selected" in verdict.out) == (1, True)
+
+
+def test_files_of_a_recipe_cannot_steer_this_process(tmp_path: Path) -> None:
+    acts = "import pathlib\npathlib.Path(__file__).with_name('acted').touch()\n"
+    libraries = dict.fromkeys(("docker.py", "jinja2.py", "msgspec.py", "rich.py"), acts)
+    folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", libraries)
+
+    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", cwd=folder)
+    assert ran.status == 0, ran.out
+    (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\naddopts = -k install\n")
+    ran = run_pytest("--recipe", "recipe", "--matrix", "local.toml", cwd=tmp_path)
+
+    assert (ran.status, "own settings of pytest are not used" in ran.out) == (4, True), ran.out
+    assert not (folder / "acted").exists()
+
+
+def test_what_cannot_be_solved_is_the_package_s_failure_with_the_reason(
+    tmp_path: Path, python_channel: str
+) -> None:
+    write_package(
+        tmp_path,
+        "requirements:\n  run:\n    - no-such-package >=2\ntest:\n  commands:\n    - 'true'\n",
+    )
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert (ran.status, "no-such-package >=2" in ran.out, "__glibc" in ran.out) == (1, True, True)
+    assert results(tmp_path / "manualbuild-report") == {
+        ("here", "install"): ("failed", "unsolvable"),
+        ("here", "commands[0]: true"): ("skipped", "not-reached"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("channel", "says"),
+    [
+        ("file:///no/such/channel", "is no folder"),
+        ("http://127.0.0.1:1/channel", "A channel cannot be read"),
+    ],
+)
+def test_a_channel_that_cannot_be_read_is_an_error(tmp_path: Path, channel: str, says: str) -> None:
+    write_package(
+        tmp_path, "requirements:\n  run:\n    - python\ntest:\n  commands:\n    - 'true'\n"
+    )
+
+    ran = run_local(tmp_path, "--channel", channel)
+
+    assert (ran.status, says in " ".join(ran.out.split())) == (16, True), ran.out
+    found = results(tmp_path / "manualbuild-report")
+    assert set(found.values()) == {("error", "channel")}
+
+
+def test_an_old_report_does_not_outlive_the_start_of_a_run(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - sleep 3\n")
+    assert run_local(tmp_path, "--junitxml", "junit.xml").status == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--recipe", "recipe", "--junitxml", "junit.xml",
+         "--matrix", "local.toml"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    stale = [tmp_path / "junit.xml"]
+    stale += [tmp_path / "manualbuild-report" / name for name in ("evidence.json", "junit.xml")]
+    while any(path.exists() for path in stale) and process.poll() is None:
+        assert time.monotonic() < deadline
+    still_running = process.poll() is None
+    process.kill()
+    process.wait()
+
+    assert still_running
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_an_error_and_leaves_no_report(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - head -c 500000 /dev/zero\n")
+    (tmp_path / "small").mkdir()
+    mounted = command(
+        "mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path / "small"), cwd=tmp_path
+    )
+    if mounted.status != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.out}")
+    try:
+        ran = run_local(tmp_path, "--evidence", "small/report")
+        left = {path.name for path in (tmp_path / "small/report").iterdir()}
+    finally:
+        command("umount", str(tmp_path / "small"), cwd=tmp_path)
+
+    assert (ran.status, "Traceback" in ran.out) == (16, False), ran.out
+    assert "the report cannot be written: No space left on device" in ran.out
+    assert "evidence.json" not in left
+    assert "junit.xml" not in left
