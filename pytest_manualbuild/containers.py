@@ -132,9 +132,9 @@ def parts(
     """Yield (``info`` or ``pkg``, stream) of a ``.conda``, (``""``, stream) of a ``.tar.bz2``.
 
     Each stream must be read to its end before the next is asked for. Not ``strict``, bytes of a
-    zip that no reader sees are let pass, for a look at a file that somebody changed. Raises UnsafeArchive for
-    what hides data or is a bomb, and ArtifactError or an error of the libraries for what is
-    broken.
+    zip that no reader sees are let pass, for a look at a file that somebody changed.
+    Raises UnsafeArchive for what hides data or is a bomb, and ArtifactError or an error of the
+    libraries for what is broken.
     """
     if not path.name.endswith(".conda"):
         yield "", Stream(_unbz2(path, file, budget))
