@@ -72,7 +72,7 @@ def examine(
             scan = archive.scan(path, look, limits)
         except UnsafeArchive as unsafe:
             return Audit(findings=(_unsafe(path, unsafe),))
-        binaries.read()
+        binaries.finish()
         found = tuple(sorted(binaries.found, key=lambda binary: binary.file))
     index, problems = contents.index(scan.info)
     subdir = str(index.get("subdir", ""))

@@ -1,7 +1,7 @@
 """The child process that reads binaries: a parser that crashes or hangs takes only it down.
 
 One JSON request a line comes in, ``{"path": ..., "file": ..., "format": ...}``; one answer a line
-goes out, in the same order, as soon as it is there.
+goes out, in the same order, as soon as it is there. The file is removed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import signal
 import sys
 from pathlib import Path
 
-MOST_S = 20
-"""Seconds for one file; libraries of a gigabyte take 3."""
 _MOST_MEMORY = 8 << 30  # bytes of address space
 
 
@@ -23,7 +21,7 @@ def main() -> None:
     import lief  # noqa: PLC0415 # only in this process
 
     from pytest_manualbuild.audit import elf, macho, pe  # noqa: PLC0415
-    from pytest_manualbuild.audit.binary import Binary  # noqa: PLC0415
+    from pytest_manualbuild.audit.binary import MOST_S, Binary  # noqa: PLC0415
 
     lief.logging.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -39,6 +37,7 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 # whatever a hostile file makes of the parser
             problem = (str(error) or type(error).__name__).splitlines()[0][:200]
             found = Binary(file=asked["file"], format=asked["format"], problem=problem)
+        Path(asked["path"]).unlink()  # it may be large, and there may be many
         signal.alarm(0)
         answer = dataclasses.asdict(found) if found is not None else None
         sys.stdout.write(json.dumps(answer) + "\n")

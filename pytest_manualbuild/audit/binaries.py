@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +16,13 @@ from typing import Self
 
 import msgspec
 
-from pytest_manualbuild.audit import _reader
-from pytest_manualbuild.audit.binary import Binary, looks_like
+from pytest_manualbuild.audit.binary import MOST_S, Binary, looks_like
 
-_BATCH = 512 << 20
-"""Bytes that may lie on the disk before they are read and removed."""
+_READER = "pytest_manualbuild.audit._reader"
+_ENVIRON = ("LANG", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH")
 _MOST_CRASHES = 3
+_HEADER = 64
+"""Bytes that tell what a file is."""
 
 
 @dataclass(kw_only=True)
@@ -27,9 +30,13 @@ class Binaries:
     """A folder of binaries on their way to the child process; a context manager."""
 
     found: list[Binary] = field(default_factory=list)
-    _waiting: list[tuple[Path, str, str]] = field(default_factory=list)
-    _bytes: int = 0
-    _crashes: int = 0
+    """Filled by ``finish``."""
+    _waiting: list[dict[str, str]] = field(default_factory=list)
+    """What was sent, or is to be sent, in order."""
+    _process: subprocess.Popen[bytes] | None = None
+    _status: int | None = None
+    """Of the last child that ended."""
+    _count: int = 0
 
     def __enter__(self) -> Self:
         """Make the folder."""
@@ -42,16 +49,17 @@ class Binaries:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the folder."""
+        """Remove the folder, and the child if it still runs."""
+        self._stop()
         self._folder.cleanup()
 
     def watch(self, name: str, content: Iterator[memoryview]) -> Iterator[memoryview]:
-        """Hand the content on, and keep a copy if it is that of a binary."""
+        """Hand the content on; if it is that of a binary, have a copy of it read meanwhile."""
         first = next(content, None)
         if first is None:
             return
         # Pieces end anywhere: a first one too short to tell is put before the next.
-        while len(first) < 64 and (more := next(content, None)) is not None:  # noqa: PLR2004 # a header
+        while len(first) < _HEADER and (more := next(content, None)) is not None:
             first = memoryview(bytes(first) + bytes(more))
         form = looks_like(bytes(first[:8]), len(first))
         if not form:
@@ -59,56 +67,81 @@ class Binaries:
             yield from content
             return
         # Named by us: what is inside the package must not decide where we write.
-        path = Path(self._folder.name) / str(len(self._waiting))
+        self._count += 1
+        path = Path(self._folder.name) / str(self._count)
         with path.open("wb") as copy:
             copy.write(first)
             yield first
             for piece in content:
                 copy.write(piece)
                 yield piece
-            self._bytes += copy.tell()
-        self._waiting.append((path, name, form))
-        if self._bytes > _BATCH:
-            self.read()
+        self._waiting.append({"path": str(path), "file": name, "format": form})
+        if self._process is None:
+            self._start()
+        self._send(self._waiting[-1:])
 
-    def read(self) -> None:
-        """Have whatever waits read, and remove it."""
+    def finish(self) -> None:
+        """Wait for the child to read the rest; start another where it crashes."""
+        crashes = 0
         while self._waiting:
-            answered = self._ask() if self._crashes < _MOST_CRASHES else 0
+            if self._process is None and crashes < _MOST_CRASHES:
+                self._start()
+                self._send(self._waiting)
+            answered = self._answered()
             if answered < len(self._waiting):
-                self._crashes += 1
-                path, name, form = self._waiting[answered]
-                problem = "the parser crashed, or took too long"
-                self.found.append(Binary(file=name, format=form, problem=problem))
+                crashes += 1
+                asked = self._waiting[answered]
+                problem = f"the parser crashed, or took too long (status {self._status})"
+                self.found.append(
+                    Binary(file=asked["file"], format=asked["format"], problem=problem)
+                )
                 answered += 1
-            for path, _, _ in self._waiting[:answered]:
-                path.unlink()
             del self._waiting[:answered]
-        self._bytes = 0
 
-    def _ask(self) -> int:
-        """Start the child with all that waits; return how many it answered."""
-        requests = "".join(
-            json.dumps({"path": str(path), "file": name, "format": form}) + "\n"
-            for path, name, form in self._waiting
+    def _start(self) -> None:
+        # Answers go to a file: nobody reads them while the package is scanned.
+        self._answers = (Path(self._folder.name) / "answers").open("wb+")
+        self._process = subprocess.Popen(
+            # -P: no module may come from the folder that the user happens to be in.
+            [sys.executable, "-P", "-m", _READER],
+            stdin=subprocess.PIPE,
+            stdout=self._answers,
+            stderr=subprocess.DEVNULL,
+            # No secret of the user where a hostile file is parsed.
+            env={key: value for key, value in os.environ.items() if key in _ENVIRON},
         )
-        try:
-            output = subprocess.run(
-                [sys.executable, "-P", "-m", _reader.__name__],
-                input=requests.encode(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                timeout=_reader.MOST_S * (len(self._waiting) + 2),
-                check=False,
-            ).stdout
-        except subprocess.TimeoutExpired as late:  # the alarm in the child comes first
-            output = late.stdout or b""
-        answered = 0
-        for line in output.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            binary = msgspec.json.decode(line, type=Binary | None)
-            answered += 1
+
+    def _send(self, requests: list[dict[str, str]]) -> None:
+        lines = "".join(json.dumps(request) + "\n" for request in requests)
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(BrokenPipeError):  # it crashed, which `finish` finds out
+                self._process.stdin.write(lines.encode())
+                self._process.stdin.flush()
+
+    def _answered(self) -> int:
+        """Take the answers of the child, which ends; return how many there are."""
+        if self._process is None:
+            return 0
+        with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            # The alarm in the child comes first.
+            self._process.communicate(timeout=MOST_S * (len(self._waiting) + 2))
+        self._answers.seek(0)
+        lines = [line for line in self._answers if line.endswith(b"\n")]
+        self._stop()
+        for number, line in enumerate(lines):
+            try:
+                binary = msgspec.json.decode(line, type=Binary | None)
+            except msgspec.DecodeError:
+                return number  # no answer of ours: it was not itself any more
             if binary is not None:
                 self.found.append(binary)
-        return answered
+        return len(lines)
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with suppress(BrokenPipeError):
+                self._process.communicate()
+            self._status = self._process.returncode
+            self._process = None
+            self._answers.close()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from pytest_manualbuild.model import Finding, Severity
 
+MOST_S = 20
+"""Seconds to read one file; libraries of a gigabyte take 3."""
 ARCHS = {"32": "x86", "64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 """What is behind the dash of a subdir, where its name for the processor is another."""
 FORMATS = {"linux": "elf", "osx": "macho", "win": "pe"}
