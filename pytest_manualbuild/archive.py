@@ -137,7 +137,7 @@ def _broken(path: Path, error: BaseException) -> ArtifactError:
 def _entries(path: Path, stream: Stream) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of one tar stream, which must be whole and hide nothing."""
     # Given the stream itself, tarfile leaves it to us to skip and to read what lies between.
-    archive = tarfile.TarFile(fileobj=stream, mode="r")  # type: ignore[arg-type] # all it calls
+    archive = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8")  # type: ignore[arg-type] # all it calls
     while (entry := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined] # it would keep them all
         yield entry

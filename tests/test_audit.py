@@ -325,7 +325,7 @@ JUDGED: dict[str, tuple[str, str, Binary, Package]] = {
     "library missing": ("error", "library-missing", replace(LIB, libraries=("libz.so.1",)), LINUX),
     "library of somebody": (
         "warning", "library-unresolved", replace(LIB, libraries=("libz.so.1",)),
-        replace(LINUX, depends=("zlib",)),
+        replace(LINUX, depends=("libcurl >=8",)),
     ),
     "library of nobody": (
         "error", "library-missing", replace(LIB, libraries=("libz.so.1",)),
@@ -376,7 +376,7 @@ def test_what_belongs_in_a_binary_is_not_found() -> None:
     library = replace(
         LIB,
         needs=(glibc, CXX),
-        libraries=("libc.so.6", "ld-linux-x86-64.so.2", "libm.so.6", "libb.so.1"),
+        libraries=("libc.so.6", "ld-linux-x86-64.so.2", "libstdc++.so.6", "libb.so.1"),
         rpaths=("$ORIGIN/../lib", "/opt/_h_env_placehold_placehold/lib"),
     )
     dylib = replace(

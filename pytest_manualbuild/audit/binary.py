@@ -29,6 +29,24 @@ _MAGICS = {
 }
 _MOST_SLICES = 30
 """Java's class files begin as fat Mach-O files do: there, the number is the version, 45 or more."""
+# Libraries that most compiled packages need, and the packages of conda channels that bring them.
+_BROUGHT = tuple(
+    (re.compile(form), tuple(names.split()))
+    for form, names in (
+        (r"libgcc_s\.so\.1", "libgcc libgcc-ng"),
+        (r"libstdc\+\+\.so\.6", "libstdcxx libstdcxx-ng"),
+        (r"libgfortran\.so\.5", "libgfortran5 libgfortran libgfortran-ng"),
+        (r"libgfortran\.5\.dylib", "libgfortran5 libgfortran"),
+        (r"libgomp\.so\.1", "libgomp _openmp_mutex"),
+        (r"lib[io]omp5?\.(so|dylib)", "llvm-openmp"),
+        (r"libc\+\+\.1\.dylib", "libcxx"),
+        (r"libz\.(so\.1|1\.dylib)|zlib\.dll", "libzlib zlib"),
+        (r"lib(blas|cblas|lapack)\.(so\.3|3\.dylib|dll)", "libblas libcblas liblapack"),
+        (r"(?:libpython3.*|python3\d*\.dll)", "python"),
+        (r"(?:vcruntime|msvcp|concrt|vccorlib)\d+.*\.dll", "vc14_runtime vs2015_runtime vc"),
+        (r"vcomp\d+\.dll", "vcomp14 vc14_runtime vs2015_runtime"),
+    )
+)
 _FOR_ALL = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 # looked for, not used
 _LEAST = 64  # bytes; what is shorter is no binary, whatever its first bytes
 
@@ -192,23 +210,29 @@ def undeclared(
             )
 
 
-def missing_library(binary: Binary, package: Package, library: str) -> Finding:
-    """Say that a library is neither in the package nor on every host."""
+def unresolved(binary: Binary, package: Package, library: str) -> Iterator[Finding]:
+    """Yield a finding if a library, not one of the system, is nowhere to be seen."""
+    if library in package.names or library in (package.provided or ()):
+        return
+    brings = next((names for form, names in _BROUGHT if form.fullmatch(library)), ())
+    if package.provided is None and package.depends_on(*brings):
+        return
     if package.provided is None and package.depends:
-        return finding(
+        yield finding(
             "library-unresolved",
             binary,
             f"It needs {library}, which is neither in the package nor on every host: one of its"
             " dependencies must bring it.",
-            "See that the package that brings it is a run dependency.",
+            f"See that {brings[0] if brings else 'the package that brings it'} is a dependency.",
             Severity.WARNING,
         )
-    return finding(
+        return
+    yield finding(
         "library-missing",
         binary,
         f"It needs {library}, which is neither in the package, nor in a dependency, nor on"
         " every host.",
-        "Add the package that brings it to the run requirements.",
+        f"Add {brings[0] if brings else 'the package that brings it'} to the run requirements.",
     )
 
 

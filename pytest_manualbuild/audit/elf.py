@@ -12,9 +12,9 @@ from pytest_manualbuild.audit.binary import (
     Package,
     declared,
     finding,
-    missing_library,
     rpath_problem,
     undeclared,
+    unresolved,
     version,
 )
 from pytest_manualbuild.model import Finding, Severity
@@ -156,8 +156,9 @@ def _symbols(binary: Binary, package: Package) -> Iterator[Finding]:
                 f"It uses {need.symbol}, a private symbol of the glibc it was built with.",
                 "Build it without that symbol: any other glibc may refuse it.",
             )
-        elif need.what in _GCC:
-            yield from _libstdcxx(binary, package, need)
+    if not any(name.startswith("libstdc++.so") for name in package.names):
+        wanted = [_libstdcxx(binary, package, n) for n in binary.needs if n.what in _GCC]
+        yield from [told for told in wanted if told is not None][:1]
 
 
 def _loading(binary: Binary, package: Package) -> Iterator[Finding]:
@@ -168,10 +169,9 @@ def _loading(binary: Binary, package: Package) -> Iterator[Finding]:
             f"It is started by {binary.interpreter}, which is not the loader of glibc.",
             "Link it for glibc, with the compilers of the channel.",
         )
-    known = package.names | (package.provided or frozenset())
     for library in binary.libraries:
-        if not _SYSTEM.fullmatch(library) and library not in known:
-            yield missing_library(binary, package, library)
+        if not _SYSTEM.fullmatch(library):
+            yield from unresolved(binary, package, library)
     for entry in (entry for path in binary.rpaths for entry in path.split(":")):
         if problem := rpath_problem(binary, entry, ("$ORIGIN", "${ORIGIN}")):
             yield finding(
@@ -182,11 +182,9 @@ def _loading(binary: Binary, package: Package) -> Iterator[Finding]:
             )
 
 
-def _libstdcxx(binary: Binary, package: Package, need: Need) -> Iterator[Finding]:
-    if any(name.startswith("libstdc++.so") for name in package.names):
-        return
+def _libstdcxx(binary: Binary, package: Package, need: Need) -> Finding | None:
     if not package.depends_on(*_LIBSTDCXX):
-        yield finding(
+        return finding(
             "elf-libstdcxx",
             binary,
             f"It needs {need.what}_{need.version} (for {need.symbol}), and no dependency on"
@@ -194,14 +192,14 @@ def _libstdcxx(binary: Binary, package: Package, need: Need) -> Iterator[Finding
             "Add libstdcxx to the run requirements (the compilers of conda-forge do).",
             Severity.WARNING,
         )
-        return
     gcc = _GCC[need.what].get(need.version, "")
     said = declared(package.depends, *_LIBSTDCXX)
-    if gcc and said and version(gcc)[0] > version(said)[0]:
-        yield finding(
-            "elf-libstdcxx",
-            binary,
-            f"It needs {need.what}_{need.version} (for {need.symbol}), which came with GCC {gcc},"
-            f" and the package is content with libstdcxx {said}.",
-            f"Demand libstdcxx >={gcc.partition('.')[0]}.",
-        )
+    if not gcc or not said or version(gcc)[0] <= version(said)[0]:
+        return None
+    return finding(
+        "elf-libstdcxx",
+        binary,
+        f"It needs {need.what}_{need.version} (for {need.symbol}), which came with GCC {gcc},"
+        f" and the package is content with libstdcxx {said}.",
+        f"Demand libstdcxx >={gcc.partition('.')[0]}.",
+    )

@@ -52,9 +52,9 @@ _ROOT = re.compile(rb"(?<![A-Za-z0-9_.}])/root/[^\x00-\x20\"'<>|;]{2,200}")
 _BUILD = re.compile(
     rb"[A-Za-z]?:?[/\\][^\x00-\x20\"'<>|;]{0,200}conda-bld[/\\][^\x00-\x20\"'<>|;]{1,200}"
 )
-_KEY = re.compile(
-    rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY(?: BLOCK)?-----(?:\\n|\s)+(?:[A-Za-z-]+: [^\n]*\n)*\s*"
-    rb"[A-Za-z0-9+/=]{40}"
+_KEY = re.compile(  # every repetition has a bound: hostile text must not make it slow
+    rb"-----BEGIN (?:[A-Z]{1,12} )?PRIVATE KEY(?: BLOCK)?-----(?:\\n|\s){1,8}"
+    rb"(?:[A-Za-z-]{1,40}: [^\n]{0,200}\n){0,8}\s{0,4}[A-Za-z0-9+/=]{40}"
 )
 _TOKEN = "secret-token"  # noqa: S105 # the name of a rule
 _RULES = (

@@ -11,9 +11,9 @@ from pytest_manualbuild.audit.binary import (
     Need,
     Package,
     finding,
-    missing_library,
     rpath_problem,
     undeclared,
+    unresolved,
     version,
 )
 from pytest_manualbuild.model import Finding
@@ -100,8 +100,7 @@ def _library(binary: Binary, package: Package, library: str) -> Iterator[Finding
     if library.startswith(_SYSTEM):
         return
     if library.startswith("@") or "_placehold" in library:
-        if base not in package.names and base not in (package.provided or ()):
-            yield missing_library(binary, package, base)
+        yield from unresolved(binary, package, base)
     else:
         yield finding(
             "macho-library",

@@ -11,7 +11,7 @@ from pytest_manualbuild.audit.binary import (
     Need,
     Package,
     finding,
-    missing_library,
+    unresolved,
     version,
 )
 from pytest_manualbuild.model import Finding, Severity
@@ -21,8 +21,6 @@ _DYNAMIC_BASE, _NX = 0x40, 0x100
 _DEBUG = re.compile(
     r"(?:vcruntime|msvcp|concrt|mfc|vcomp)\d+(?:_\d+)?d\.dll|msvcr\d+d\.dll|ucrtbased\.dll"
 )
-_RUNTIME = re.compile(r"(?:vcruntime|msvcp|concrt|vcomp|vccorlib)\d+.*\.dll")
-_RUNTIMES = ("vc14_runtime", "vs2015_runtime", "vc", "vcomp14", "ucrt")
 _UCRT = re.compile(r"api-ms-win-crt-.*\.dll|ucrtbase\.dll")
 _SET = re.compile(r"((?:api|ext)-ms-.*-l\d+)-\d+-\d+(?:\.dll)?")
 # API sets that Windows 7 has; any other came later.
@@ -137,8 +135,8 @@ def judge(binary: Binary, package: Package) -> Iterator[Finding]:
                 f"It needs {library}, a debug runtime, which only developers have.",
                 "Build it in release mode (/MD, not /MDd).",
             )
-        elif not _there(library, package):
-            yield missing_library(binary, package, library)
+        elif not _SET.fullmatch(library) and _stem(library) not in _SYSTEM:
+            yield from unresolved(binary, package, library)
     for mark, code, words, option in (
         ("no-aslr", "pe-aslr", "is always loaded at one address (no ASLR)", "/DYNAMICBASE"),
         ("no-nx", "pe-nx", "lets its data be run as code (no NX)", "/NXCOMPAT"),
@@ -147,10 +145,5 @@ def judge(binary: Binary, package: Package) -> Iterator[Finding]:
             yield finding(code, binary, f"It {words}.", f"Link it with {option}.", Severity.WARNING)
 
 
-def _there(library: str, package: Package) -> bool:
-    if library in package.names or library in (package.provided or ()):
-        return True
-    if _RUNTIME.fullmatch(library):
-        return package.depends_on(*_RUNTIMES)
-    stem = library.removesuffix(".dll").removesuffix(".drv")
-    return stem in _SYSTEM or _SET.fullmatch(library) is not None
+def _stem(library: str) -> str:
+    return library.removesuffix(".dll").removesuffix(".drv")
