@@ -14,6 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -137,7 +138,7 @@ def parts(
     libraries for what is broken.
     """
     if not path.name.endswith(".conda"):
-        yield "", Stream(_unbz2(path, file, budget))
+        yield "", Stream(_ahead(_unbz2(path, file, budget)))
         return
     stem = path.name.removesuffix(".conda")
     if strict:
@@ -149,7 +150,16 @@ def parts(
         _check_metadata(container)
         for part in ("info", "pkg"):
             with container.open(f"{part}-{stem}.tar.zst") as packed:
-                yield part, Stream(_unzstd(path, packed, budget))
+                yield part, Stream(_ahead(_unzstd(path, packed, budget)))
+
+
+def _ahead(steps: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack the next step while this one is looked at: the libraries need no interpreter."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, steps, b"")
+        while step := following.result():
+            following = thread.submit(next, steps, b"")
+            yield step
 
 
 def _unzstd(path: Path, packed: IO[bytes], budget: Budget) -> Iterator[bytes]:
