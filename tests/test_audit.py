@@ -278,6 +278,30 @@ def test_tests_taken_out_of_a_package_are_missed(tmp_path: Path) -> None:
     assert ("error", "tests-missing", "info/recipe/meta.yaml") in codes(path)
 
 
+RATTLER = "recipe:\n  package: {name: odd, version: '1'}\n  tests: [%s]\n  about: {license: MIT}\n"
+
+
+@pytest.mark.parametrize(
+    ("test", "carried", "wanted"),
+    [
+        ("{script: [odd]}", b"- script: [odd]\n", None),
+        ("{script: [odd]}", b"[]\n", "tests-missing"),
+        ("{package_contents: {files: [a]}}", b"[]\n", "tests-none"),
+    ],
+)
+def test_tests_in_the_manner_of_rattler_build_are_seen(
+    test: str, carried: bytes, wanted: str | None, tmp_path: Path
+) -> None:
+    info = {
+        "info/recipe/rendered_recipe.yaml": (RATTLER % test).encode(),
+        "info/recipe/recipe.yaml": b"",
+        "info/tests/tests.yaml": carried,
+    }
+    path = make(tmp_path, A, recipe=None, name="odd", version="1", info=info)
+
+    assert {code for _, code, _ in codes(path)} == ({wanted} if wanted else set())
+
+
 def test_hostile_archives_are_findings(tmp_path: Path) -> None:
     path = make(tmp_path, A)
     path.write_bytes(path.read_bytes() + b"more")

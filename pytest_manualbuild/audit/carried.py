@@ -18,7 +18,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CREDENTIALS = re.compile(rb"[a-z]://[^\s/:@\"'{}<>]+:[^\s/:@\"'{}<>]+@")
-_TESTED = ("commands", "imports", "script", "files", "source_files")
+_TESTED = ("commands", "imports", "script")
 
 
 def judge(info: Mapping[str, bytes], index: Mapping[str, Any]) -> Iterator[Finding]:
@@ -60,6 +60,14 @@ def _finding(
 
 def _load(content: bytes) -> dict[str, Any] | None:
     """Return the rendered recipe; None if it is none. Only its first levels are looked at."""
+    loaded = _parse(content)
+    if isinstance(loaded, dict) and isinstance(loaded.get("recipe"), dict):
+        loaded = loaded["recipe"]  # rattler-build wraps it
+    return loaded if isinstance(loaded, dict) else None
+
+
+def _parse(content: bytes) -> object:
+    """Return what a YAML text says; None if it is too large, too deep or not valid."""
     if len(content) > _MOST_RECIPE:
         return None
     depth = 0
@@ -70,12 +78,10 @@ def _load(content: bytes) -> dict[str, Any] | None:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_DEPTH:
                 return None
-        loaded = yaml.load(content, Loader=_LOADER)  # noqa: S506 # both are safe
+        parsed: object = yaml.load(content, Loader=_LOADER)  # noqa: S506 # both are safe
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
-    if isinstance(loaded, dict) and isinstance(loaded.get("recipe"), dict):
-        loaded = loaded["recipe"]  # rattler-build wraps it
-    return loaded if isinstance(loaded, dict) else None
+    return parsed
 
 
 def _tables(value: object) -> list[Mapping[str, Any]]:
@@ -126,12 +132,15 @@ def _short(value: object) -> str:
 
 def _tests(name: str, recipe: Mapping[str, Any], info: Mapping[str, bytes]) -> Iterator[Finding]:
     section = recipe.get("test")
-    described = bool(recipe.get("tests")) or (
-        isinstance(section, dict) and any(section.get(key) for key in _TESTED)
+    # rattler-build checks `package_contents` when it builds, and does not keep it.
+    described = (
+        any(test.keys() - {"package_contents"} for test in _tables(recipe.get("tests")))
+        or (isinstance(section, dict) and any(section.get(key) for key in _TESTED))
+        or any(file.startswith("info/recipe/run_test.") for file in info)
     )
-    described = described or any(file.startswith("info/recipe/run_test.") for file in info)
-    # conda-build writes info/test/run_test.*, rattler-build info/tests/tests.yaml.
-    carried = any(file.startswith(("info/test/", "info/tests/")) for file in info)
+    carried = any(file.startswith("info/test/run_test.") for file in info) or bool(
+        _parse(info.get("info/tests/tests.yaml", b""))
+    )
     if described and not carried:
         yield _finding(
             "tests-missing",
