@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -27,6 +28,8 @@ MOST_MEMBER = 64 << 20
 """Bytes of one file of ``info/``; a ``paths.json`` of 200,000 files has 60 MiB."""
 MOST_INFO = 128 << 20
 MOST_MEMBERS = 20_000
+MOST_FINDINGS = 10_000
+"""A package with more of them is no better described by the rest."""
 MOST_UNPACKED = 512 << 20
 """How much of a ``.tar.bz2`` is unpacked in the search for its ``info/``."""
 
@@ -57,14 +60,15 @@ def scan(path: Path, look: Look | None = None, limits: Limits | None = None) -> 
         budget = Budget(path, path.stat().st_size, limits or Limits())
         for part, stream in parts(path, file, budget):
             for entry in _entries(path, stream):
-                budget.member()
+                budget.member(entry.name, entry.linkname)
                 member = _read(path, entry, stream, info, look)
                 _check_part(path, part, member)
                 found.append(member)
+    unsafe = members.findings(found, _subdir(info.get("info/index.json")))
     return Scan(
         members=tuple(found),
         info=info,
-        findings=tuple(members.findings(found, _subdir(info.get("info/index.json")))),
+        findings=tuple(islice(unsafe, MOST_FINDINGS)),
     )
 
 
@@ -84,7 +88,7 @@ def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
 def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tuple[str, bytes]]:
     seen: set[str] = set()
     for entry in _entries(path, stream):
-        budget.member()
+        budget.member(entry.name, entry.linkname)
         name = _name(entry)
         if not name.startswith("info/"):
             if not part and "info/index.json" in seen:

@@ -24,6 +24,8 @@ from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
 STEP = 1 << 20
 MOST_READ = 1 << 16
 """Bytes that ``tarfile`` may ask for at once: a header, or the long names before one."""
+_LONGEST = 1024  # characters of a path that macOS can open
+_DEEPEST = 100
 _MOST_METADATA = 1 << 16
 _MOST_DIRECTORY = 1 << 16
 _WINDOW_LOG = 27  # 128 MiB, what `zstd --ultra -22` writes; larger ones cost the reader memory
@@ -44,6 +46,8 @@ class Limits:
     """Unpacked to packed, where more than ``ratio_from`` bytes come out."""
     ratio_from: int = 256 << 20
     members: int = 500_000
+    names: int = 128 << 20
+    """Characters of all names and links."""
     time_s: float = 900
 
 
@@ -55,6 +59,7 @@ class Budget:
         self.limits = limits
         self._unpacked = 0
         self._members = 0
+        self._names = 0
         self._by_ratio = max(limits.ratio_from, packed * limits.ratio)
         self._end = time.monotonic() + limits.time_s
 
@@ -68,9 +73,15 @@ class Budget:
         if time.monotonic() > self._end:
             self._stop("time", f"looking at it takes more than {self.limits.time_s:.0f} s")
 
-    def member(self) -> None:
-        """Count one member."""
+    def member(self, name: str, link: str) -> None:
+        """Count one member, and what its name and link cost to keep and to compare."""
         self._members += 1
+        self._names += len(name) + len(link)
+        for path in (name, link):
+            if len(path) > _LONGEST or path.count("/") > _DEEPEST:
+                self._stop("long", f"{path[:60]!r}… has too many characters or folders")
+        if self._names > self.limits.names:
+            self._stop("members", f"its names have more than {self.limits.names >> 20} MiB")
         if self._members > self.limits.members:
             self._stop("members", f"it has more than {self.limits.members} members")
 

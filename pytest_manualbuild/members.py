@@ -13,7 +13,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate
 
 from pytest_manualbuild.model import Finding, Severity
 
@@ -22,6 +21,8 @@ _WINDOWS_FORBIDDEN = re.compile(r'[<>:"|?*]|[. ]$')
 _LONGEST = 260
 """Characters of a path that every Windows program can open."""
 _MOST_LINKS = 40  # as the kernel follows
+_MOST_STEPS = 1000
+"""Parts of a path that are walked to find out where a link leads."""
 _SETID = 0o6000
 _WORLD_WRITABLE = 0o002
 _REBUILD = "Build it again, and do not unpack this file."
@@ -161,23 +162,26 @@ def _collisions(everything: tuple[Member, ...], subdir: str) -> Iterator[Finding
     """Yield what would be written twice, and what is the same where case does not count."""
     severity = Severity.WARNING if subdir.startswith("linux-") else Severity.ERROR
     kinds: dict[str, Kind] = {}
-    spelled: dict[str, str] = {}
-    told: set[str] = set()
+    # A tree, since the paths of all folders as texts could be made to fill the memory.
+    spelled: dict[tuple[int, str], tuple[int, str]] = {}
+    told: set[tuple[int, str]] = set()
     for member in everything:
         folders = kinds.get(member.name) is member.kind is Kind.FOLDER
         if member.name in kinds and not folders:
             yield _error("duplicate", member, "It is in the archive twice; one would win.")
         kinds.setdefault(member.name, member.kind)
-        for path in accumulate(member.name.split("/"), "{}/{}".format):
-            other = spelled.setdefault(path.casefold(), path)
-            if other != path:
-                if path not in told:
-                    told.add(path)
+        place = 0
+        for part in member.name.split("/"):
+            key = (place, part.casefold())
+            place, other = spelled.setdefault(key, (len(spelled) + 1, part))
+            if other != part:
+                if (place, part) not in told:
+                    told.add((place, part))
                     yield Finding(
                         code="archive-case",
                         severity=severity,
                         file=member.name,
-                        message=f"{path!r} and {other!r} are one where case does not count.",
+                        message=f"{part!r} and {other!r} are one where case does not count.",
                         remedy="Rename one of them.",
                     )
                 break
@@ -226,7 +230,9 @@ def _follow(name: str, links: dict[str, str]) -> str | None:
     left = name.split("/")[::-1]
     at: list[str] = []
     hops = 0
-    while left:
+    for _ in range(_MOST_STEPS):
+        if not left:
+            return None
         part = left.pop()
         if part in ("", "."):
             continue
@@ -245,4 +251,4 @@ def _follow(name: str, links: dict[str, str]) -> str | None:
                 return "leads out of the prefix"
             at.pop()
             left += target.split("/")[::-1]
-    return None
+    return "goes round in circles"

@@ -108,7 +108,7 @@ MEMBERS: dict[str, tuple[str, str, list[tuple[tarfile.TarInfo, bytes]]]] = {
     "device name in noarch": ("reserved", "noarch", [entry("site-packages/con.py")]),
     "colon": ("reserved", "win-64", [entry("Library/a:stream")]),
     "trailing dot": ("reserved", "win-64", [entry("Library/a.")]),
-    "long": ("long", "win-64", [entry("Library/" + "a/" * 130)]),
+    "long": ("long", "win-64", [entry("Library/" + "a/" * 90 + "a" * 90)]),
     "twice": ("duplicate", "linux-64", [FILE, FILE]),
     "twice with ./": ("duplicate", "linux-64", [FILE, entry("./bin/tool", b"y")]),
     "file and folder": ("duplicate", "linux-64", [FILE, entry("bin/tool", type=tarfile.DIRTYPE)]),
@@ -269,6 +269,14 @@ CONTAINERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "pkg in the info part": ("part", lambda path: conda(path, tar(FILE), tar(index(), FILE))),
     "a zstd bomb": ("ratio", lambda path: conda(path, bytes(300 << 20))),
     "a bz2 bomb": ("ratio", lambda path: _bz2(path, bz2.compress(bytes(300 << 20)))),
+    "a path without end": (
+        "long",
+        lambda path: conda(path, tar(entry("a/" * 30_000 + "b"))),
+    ),
+    "a link without end": (
+        "long",
+        lambda path: conda(path, tar(entry("a", linkname="b" * 2000, **LINK))),
+    ),
     "a huge file of info": (
         "size",
         lambda path: conda(path, tar(FILE), tar(index(), entry("info/a", bytes(65 << 20)))),
@@ -315,8 +323,12 @@ def test_what_is_no_package_is_told_in_one_line(case: str, tmp_path: Path) -> No
 def test_limits_of_members_and_time_stop_the_scan(tmp_path: Path) -> None:
     path = conda(tmp_path / f"{STEM}.conda", tar(*(entry(f"a/{n}") for n in range(50))))
 
-    for limits, code in ((Limits(members=20), "members"), (Limits(time_s=-1), "time"),
-                         (Limits(unpacked=2000), "size")):  # fmt: skip
+    for limits, code in (
+        (Limits(members=20), "members"),
+        (Limits(names=100), "members"),
+        (Limits(time_s=-1), "time"),
+        (Limits(unpacked=2000), "size"),
+    ):
         with pytest.raises(UnsafeArchive) as refused:
             archive.scan(path, limits=limits)
         assert refused.value.code == f"archive-{code}"

@@ -19,7 +19,7 @@ _OVERLAP = 4096
 """Bytes of a piece that are looked at again with the next one."""
 _BEFORE = 256
 _AFTER = 2048
-_MOST_HITS = 200  # of one text in one piece; a file full of them says no more
+_MOST_HITS = 1000  # of one text in one piece; a file full of them says no more
 
 # Accounts of build services, and names that stand for anybody.
 _NOBODY = frozenset(
