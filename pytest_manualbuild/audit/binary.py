@@ -110,6 +110,11 @@ def looks_like(start: bytes, size: int) -> str:
     return ""
 
 
+def name_of(value: object) -> str:
+    """Return the name of a value of a header, or its number where nobody gave it a name."""
+    return str(getattr(value, "name", value))
+
+
 def version(text: str) -> tuple[int, ...]:
     """Return a version for comparing; what is no number counts as 0."""
     return tuple(int(part) if part.isdigit() else 0 for part in text.strip().split("."))

@@ -12,6 +12,7 @@ from pytest_manualbuild.audit.binary import (
     Package,
     declared,
     finding,
+    name_of,
     rpath_problem,
     undeclared,
     unresolved,
@@ -67,7 +68,7 @@ def read(path: Path, file: str) -> Binary | None:
     return Binary(
         file=file,
         format="elf",
-        archs=(parsed.header.machine_type.name.lower().replace("aarch64", "arm64"),),
+        archs=(name_of(parsed.header.machine_type).lower().replace("aarch64", "arm64"),),
         libraries=tuple(str(library) for library in parsed.libraries),
         rpaths=tuple(paths),
         interpreter=str(parsed.interpreter) if parsed.has_interpreter else "",

@@ -11,6 +11,7 @@ from pytest_manualbuild.audit.binary import (
     Need,
     Package,
     finding,
+    name_of,
     rpath_problem,
     undeclared,
     unresolved,
@@ -39,11 +40,12 @@ def read(path: Path, file: str) -> Binary | None:
     if not slices:
         return None
     least = ""
+    archs: list[str] = []
     marks: set[str] = set()
     libraries: dict[str, None] = {}
     rpaths: dict[str, None] = {}
     for part in slices:
-        arch = _ARCHS.get(part.header.cpu_type.name, "")
+        archs.append(_ARCHS.get(name_of(part.header.cpu_type), name_of(part.header.cpu_type)))
         numbers: list[int] = []
         if part.has_build_version and part.build_version is not None:
             numbers = list(part.build_version.minos)
@@ -53,7 +55,7 @@ def read(path: Path, file: str) -> Binary | None:
         # A fat file runs on whatever its oldest slice runs on.
         if said and (not least or version(said) < version(least)):
             least = said
-        if arch == "arm64" and not part.has_code_signature:
+        if archs[-1] == "arm64" and not part.has_code_signature:
             marks.add("unsigned")
         libraries |= dict.fromkeys(
             str(library.name)
@@ -64,7 +66,7 @@ def read(path: Path, file: str) -> Binary | None:
     return Binary(
         file=file,
         format="macho",
-        archs=tuple(_ARCHS.get(p.header.cpu_type.name, p.header.cpu_type.name) for p in slices),
+        archs=tuple(archs),
         libraries=tuple(libraries),
         rpaths=tuple(rpaths),
         needs=(Need(what="macos", version=least),) if least else (),

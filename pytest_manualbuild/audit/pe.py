@@ -11,6 +11,7 @@ from pytest_manualbuild.audit.binary import (
     Need,
     Package,
     finding,
+    name_of,
     unresolved,
     version,
 )
@@ -84,6 +85,7 @@ def read(path: Path, file: str) -> Binary | None:
     parsed = lief.PE.parse(str(path), config)
     if parsed is None:
         return Binary(file=file, format="pe", problem="its headers make no sense")
+    machine = name_of(parsed.header.machine)
     optional = parsed.optional_header
     least = f"{optional.major_subsystem_version}.{optional.minor_subsystem_version}"
     functions: list[tuple[str, str]] = []
@@ -107,7 +109,7 @@ def read(path: Path, file: str) -> Binary | None:
     return Binary(
         file=file,
         format="pe",
-        archs=(_ARCHS.get(parsed.header.machine.name, parsed.header.machine.name.lower()),),
+        archs=(_ARCHS.get(machine, machine.lower()),),
         libraries=tuple(dict.fromkeys(library for library, _ in functions)),
         needs=(worst,),
         marks=tuple(marks),
