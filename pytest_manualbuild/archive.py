@@ -1,26 +1,75 @@
-"""Reads the ``info/`` members of a package file without extracting anything.
+"""Scans a package file, and reads its ``info/``, without extracting anything.
 
-Both formats, with limits on sizes, so that a hostile file costs neither
-minutes nor memory. Judging the rest of an archive is not done here.
+Every byte is read in small steps and within limits, so that a hostile file costs
+neither minutes nor memory. The rules for names, types and links of what lies
+inside are in ``members``; what the files hold is judged by ``audit``.
 """
 
 from __future__ import annotations
 
-import bz2
-import io
+import hashlib
+import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pytest_manualbuild.errors import ArtifactError
+from pytest_manualbuild import members
+from pytest_manualbuild.containers import Budget, Limits, Stream, parts
+from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
+from pytest_manualbuild.members import Kind, Member
+from pytest_manualbuild.model import Finding
 
 EXTENSIONS = (".conda", ".tar.bz2")
-MOST_MEMBER = 8 * 1024 * 1024
-MOST_INFO = 64 * 1024 * 1024
+MOST_MEMBER = 64 << 20
+"""Bytes of one file of ``info/``; a ``paths.json`` of 200,000 files has 60 MiB."""
+MOST_INFO = 128 << 20
 MOST_MEMBERS = 20_000
-MOST_UNPACKED = 512 * 1024 * 1024
+MOST_FINDINGS = 10_000
+"""A package with more of them is no better described by the rest."""
+MOST_UNPACKED = 512 << 20
 """How much of a ``.tar.bz2`` is unpacked in the search for its ``info/``."""
+
+Look = Callable[[str, Iterator[memoryview]], None]
+"""Gets the name and the content, in pieces, of each regular file; may stop in the midst."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What a package file holds."""
+
+    members: tuple[Member, ...]
+    info: dict[str, bytes]
+    """The content of the regular files below ``info/``, by name."""
+    findings: tuple[Finding, ...]
+    """What an unpacked copy of it could do harm with; see ``members``."""
+
+
+def scan(path: Path, look: Look | None = None, limits: Limits | None = None) -> Scan:
+    """Read a whole package once, hash its files, and find what makes it unsafe to extract.
+
+    Raises UnsafeArchive where reading on would cost too much or is pointless, ArtifactError for
+    what is cut off, unreadable or no package.
+    """
+    found: list[Member] = []
+    info: dict[str, bytes] = {}
+    with _opened(path) as file:
+        budget = Budget(path, path.stat().st_size, limits or Limits())
+        for part, stream in parts(path, file, budget):
+            for entry in _entries(path, stream):
+                budget.member(entry.name, entry.linkname)
+                member = _read(path, entry, stream, info, look)
+                _check_part(path, part, member)
+                found.append(member)
+    unsafe = members.findings(found, _subdir(info.get("info/index.json")))
+    return Scan(
+        members=tuple(found),
+        info=info,
+        findings=tuple(islice(unsafe, MOST_FINDINGS)),
+    )
 
 
 def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -28,19 +77,54 @@ def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
     Raises ArtifactError for what is not a package, is cut off, or is unsafe.
     """
+    limits = Limits(unpacked=MOST_UNPACKED, members=MOST_MEMBERS)
+    with _opened(path) as file:
+        budget = Budget(path, path.stat().st_size, limits)
+        for part, stream in parts(path, file, budget, strict=False):
+            yield from _info(path, part, stream, budget)
+            return  # info/ is the first part of a .conda
+
+
+def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    seen: set[str] = set()
+    for entry in _entries(path, stream):
+        budget.member(entry.name, entry.linkname)
+        name = _name(entry)
+        if not name.startswith("info/"):
+            if not part and "info/index.json" in seen:
+                return  # conda-build writes info/ first
+            continue
+        if not entry.isfile():
+            continue
+        if name in seen or ".." in PurePosixPath(name).parts or "\\" in name:
+            reason = "twice in it" if name in seen else "not a safe or sensible member"
+            raise ArtifactError(f"{path}: {name!r} is {reason}.", remedy="Build it again.")
+        seen.add(name)
+        content: dict[str, bytes] = {}
+        _read(path, entry, stream, content, None)
+        yield name, content.get(name, b"")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a package file; put whatever goes wrong with it into one sentence."""
     try:
+        if not path.name.endswith(EXTENSIONS):
+            raise ArtifactError(
+                f"{path}: it is named neither .conda nor .tar.bz2.",
+                remedy="Give the file of a conda package.",
+            )
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{path}: it is no file.", remedy="Give the file of a package.")
         with path.open("rb") as file:
-            if path.name.endswith(".conda"):
-                yield from _conda(path, file)
-            else:
-                yield from _contents(path, _tar(_Bz2(path, file)), stop_after_info=True)
+            yield file
     except ArtifactError:
         raise
     except OSError as error:
         if error.errno is None:
             raise _broken(path, error) from error
         raise ArtifactError(
-            f"{path}: cannot be read: {error.strerror}.", remedy="Check --artifacts."
+            f"{path}: cannot be read: {error.strerror}.", remedy="Check the path."
         ) from error
     except Exception as error:  # the libraries' errors share no base
         raise _broken(path, error) from error
@@ -54,89 +138,97 @@ def _broken(path: Path, error: BaseException) -> ArtifactError:
     )
 
 
-def _conda(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    from conda_package_streaming import package_streaming  # noqa: PLC0415 # 30 ms
-
-    try:
-        members = package_streaming.stream_conda_component(path.name, file, "info")
-        yield from _contents(path, members, stop_after_info=False)
-    except LookupError as error:
-        raise ArtifactError(
-            f"{path}: it has no info part of its own name.",
-            remedy="Give the file the name that it was built with.",
-        ) from error
-
-
-class _Bz2(io.RawIOBase):
-    """A .bz2 as a stream that is unpacked in small steps: tarfile's own would unpack a bomb."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path = path
-        self._file = file
-        self._decompressor = bz2.BZ2Decompressor()
-        self._total = 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer; 0 at the end."""
-        while True:
-            if self._decompressor.eof:
-                rest = self._decompressor.unused_data or self._file.read(64 * 1024)
-                if not rest:
-                    return 0
-                self._decompressor = bz2.BZ2Decompressor()
-            else:
-                rest = self._file.read(64 * 1024) if self._decompressor.needs_input else b""
-                if not rest and self._decompressor.needs_input:
-                    raise EOFError("the end of the file is missing")
-            data = self._decompressor.decompress(rest, max_length=len(buffer))
-            if data:
-                self._total += len(data)
-                if self._total > MOST_UNPACKED:
-                    raise ArtifactError(
-                        f"{self._path}: no complete info/ in its first {MOST_UNPACKED >> 20} MiB.",
-                        remedy="Build it with conda-build, which puts info/ first.",
-                    )
-                buffer[: len(data)] = data
-                return len(data)
+def _entries(path: Path, stream: Stream) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of one tar stream, which must be whole and hide nothing."""
+    # Given the stream itself, tarfile leaves it to us to skip and to read what lies between.
+    archive = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8")  # type: ignore[arg-type] # all it calls
+    while (entry := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined] # it would keep them all
+        yield entry
+    # tarfile takes any header that it cannot read for the end, and looks at nothing behind it.
+    if len(stream.last) < tarfile.BLOCKSIZE:
+        raise EOFError("the end of the file is missing")
+    if archive.pax_headers or any(stream.last) or any(_nonzero(stream)):
+        raise UnsafeArchive(
+            f"{path}: there is data in or behind the end of its tar, which not all readers see.",
+            remedy="Build it again, and do not unpack this file.",
+            code="archive-hidden-data",
+        )
 
 
-def _tar(stream: io.RawIOBase) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            yield archive, member
+def _nonzero(stream: Stream) -> Iterator[bool]:
+    return (bool(bytes(piece).strip(b"\0")) for piece in stream.rest())
 
 
-def _contents(
+def _name(entry: tarfile.TarInfo) -> str:
+    return entry.name.removeprefix("./")
+
+
+def _read(
     path: Path,
-    members: Iterable[tuple[tarfile.TarFile, tarfile.TarInfo]],
-    *,
-    stop_after_info: bool,
-) -> Iterator[tuple[str, bytes]]:
-    seen: set[str] = set()
-    total = 0
-    for number, (archive, member) in enumerate(members):
-        name = member.name.removeprefix("./")
-        if not name.startswith("info/"):
-            if stop_after_info and "info/index.json" in seen:
-                return  # conda-build writes info/ first
-            continue
-        if not member.isfile():
-            continue
-        _refuse(path, name, member, seen)
-        seen.add(name)
-        total += member.size
-        if total > MOST_INFO or number > MOST_MEMBERS:
-            raise ArtifactError(f"{path}: its info/ is too large.", remedy="Build it again.")
-        content = archive.extractfile(member)
-        yield name, content.read() if content is not None else b""
+    entry: tarfile.TarInfo,
+    stream: Stream,
+    info: dict[str, bytes],
+    look: Look | None,
+) -> Member:
+    """Read one member to its end; keep its content in ``info`` if it belongs there."""
+    name, kind = _name(entry), members.kind(entry)
+    sha256 = ""
+    if kind is Kind.FILE:
+        digest = hashlib.sha256()
+        content = _hashed(stream, entry, digest.update)
+        if name.startswith("info/") and name not in info:
+            if entry.size > MOST_MEMBER or sum(map(len, info.values())) + entry.size > MOST_INFO:
+                raise UnsafeArchive(
+                    f"{path}: its info/ is too large.",
+                    remedy="Build it again.",
+                    code="archive-size",
+                    member=name,
+                )
+            info[name] = b"".join(content)
+            content = iter([memoryview(info[name])])
+        if look is not None:
+            look(name, content)
+        for _ in content:
+            pass
+        sha256 = digest.hexdigest()
+    return Member(
+        name=name,
+        kind=kind,
+        size=entry.size,
+        mode=entry.mode,
+        link=entry.linkname,
+        sha256=sha256,
+        resized="size" in entry.pax_headers,
+    )
 
 
-def _refuse(path: Path, name: str, member: tarfile.TarInfo, seen: set[str]) -> None:
-    parts = PurePosixPath(name).parts
-    if ".." in parts or "\\" in name or "\0" in name or name in seen or member.size > MOST_MEMBER:
-        reason = "twice in it" if name in seen else "not a safe or sensible member"
-        raise ArtifactError(f"{path}: {name!r} is {reason}.", remedy="Build it again.")
+def _hashed(
+    stream: Stream, entry: tarfile.TarInfo, update: Callable[[memoryview], None]
+) -> Iterator[memoryview]:
+    stream.seek(entry.offset_data)
+    for piece in stream.take(entry.size):
+        update(piece)
+        yield piece
+    if stream.tell() < entry.offset_data + entry.size:
+        raise EOFError("the end of the file is missing")
+
+
+def _check_part(path: Path, part: str, member: Member) -> None:
+    """Refuse what would write over the other part of a ``.conda``."""
+    inside = member.name == "info" or member.name.startswith("info/")
+    if part and member.name != "." and inside != (part == "info"):
+        raise UnsafeArchive(
+            f"{path}: {member.name!r} lies in the {part} part, where it must not be.",
+            remedy="Build it again, and do not unpack this file.",
+            code="archive-part",
+            member=member.name,
+        )
+
+
+def _subdir(index: bytes | None) -> str:
+    """Return what the index says; a broken one is somebody else's finding."""
+    try:
+        return str(json.loads(index or b"{}")["subdir"])
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pytest_manualbuild.errors import HostError, ManualBuildError
+from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError
 from pytest_manualbuild.model import Host
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
@@ -61,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
             action.add_argument("--matrix", metavar="NAME|FILE")
             action.add_argument("--on", metavar="GLOB", default="*")
         action.set_defaults(verb=verb)
+
+    audit = verbs.add_parser("audit", help="look for what must not be in a package, and why not")
+    audit.add_argument("packages", type=Path, nargs="+", metavar="PACKAGE")
+    audit.add_argument("--json", action="store_true", help="print findings and binaries as JSON")
+    audit.add_argument("--sarif", type=Path, metavar="FILE", help="write them for dashboards, too")
+    audit.add_argument("--matrix", metavar="NAME|FILE", help="predict what runs on its hosts")
+    audit.set_defaults(verb=_audit)
 
     verify = verbs.add_parser("verify", help="judge a report: 0 accept, 1 reject, 8 inconclusive")
     upload = verbs.add_parser("upload", help="publish the packages of a report that is accepted")
@@ -154,6 +161,39 @@ def _selected(arguments: argparse.Namespace) -> list[Host]:
 
     hosts = matrix.load(arguments.matrix).hosts
     return [host for host in hosts if fnmatchcase(host.name, arguments.on or "*")]
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import audit, matrix  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.audit import forecast, views  # noqa: PLC0415
+
+    hosts = matrix.load(arguments.matrix).hosts if arguments.matrix else ()
+    audits: dict[str, audit.Audit] = {}
+    predictions: dict[str, list[forecast.Prediction]] = {}
+    status = 0
+    for path in dict.fromkeys(arguments.packages):
+        try:
+            found = audit.examine(path)
+        except ArtifactError as error:  # the others are looked at nevertheless
+            sys.stderr.write(f"manualbuild: {error}\n")
+            status = error.exit_code
+            continue
+        audits[str(path)] = found
+        predictions[str(path)] = forecast.predict_all(found, hosts)
+        if not arguments.json:
+            sys.stdout.write(views.text(str(path), found, predictions[str(path)]))
+        if status == 0 and any(finding.severity == "error" for finding in found.findings):
+            status = 1
+    if arguments.json:
+        sys.stdout.write(json.dumps(views.to_json(audits, predictions), indent=2) + "\n")
+    if arguments.sarif:
+        try:
+            arguments.sarif.write_text(json.dumps(views.to_sarif(audits), indent=2) + "\n")
+        except OSError as error:
+            raise ArtifactError(
+                f"{arguments.sarif}: cannot be written: {error.strerror}.", remedy="Check --sarif."
+            ) from error
+    return status
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -36,6 +36,18 @@ class ArtifactError(ManualBuildError):
     """A package file that cannot be read, or that is not what its name says."""
 
 
+class UnsafeArchive(ArtifactError):
+    """A package file that must not be unpacked: a bomb, hidden data, a member out of place.
+
+    ``code`` names the rule and ``member`` the part of the file, both for a finding.
+    """
+
+    def __init__(self, problem: str, *, remedy: str, code: str, member: str = "") -> None:
+        super().__init__(problem, remedy=remedy)
+        self.code = code
+        self.member = member
+
+
 class MatrixError(ManualBuildError):
     """A matrix file that cannot be used."""
 

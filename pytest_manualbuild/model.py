@@ -312,6 +312,29 @@ class HostRecord:
     while the report is written."""
 
 
+class Severity(StrEnum):
+    """How much a finding weighs."""
+
+    ERROR = "error"  # the package must not go out like this, unless the policy waives it
+    WARNING = "warning"  # a reviewer should look
+    NOTE = "note"  # to be known, and no fault
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that the audit found in a package file."""
+
+    code: str
+    """Stable, and described in ``docs/audit.md``."""
+    severity: Severity
+    file: str
+    """The member of the package, with ``/``; empty when it is about the package as a whole."""
+    message: str
+    """One sentence."""
+    remedy: str
+    """What to do about it, in one sentence."""
+
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Names of hosts and runs: safe as a file name, a container label and an XML name part."""
 SUBDIRS = (
