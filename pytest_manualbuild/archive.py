@@ -27,7 +27,6 @@ EXTENSIONS = (".conda", ".tar.bz2")
 MOST_MEMBER = 64 << 20
 """Bytes of one file of ``info/``; a ``paths.json`` of 200,000 files has 60 MiB."""
 MOST_INFO = 128 << 20
-MOST_MEMBERS = 20_000
 MOST_FINDINGS = 10_000
 """A package with more of them is no better described by the rest."""
 MOST_UNPACKED = 512 << 20
@@ -77,7 +76,7 @@ def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
     Raises ArtifactError for what is not a package, is cut off, or is unsafe.
     """
-    limits = Limits(unpacked=MOST_UNPACKED, members=MOST_MEMBERS)
+    limits = Limits(unpacked=MOST_UNPACKED)
     with _opened(path) as file:
         budget = Budget(path, path.stat().st_size, limits)
         for part, stream in parts(path, file, budget, strict=False):
@@ -87,6 +86,7 @@ def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tuple[str, bytes]]:
     seen: set[str] = set()
+    left = MOST_INFO
     for entry in _entries(path, stream):
         budget.member(entry.name, entry.linkname)
         name = _name(entry)
@@ -100,6 +100,9 @@ def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tup
             reason = "twice in it" if name in seen else "not a safe or sensible member"
             raise ArtifactError(f"{path}: {name!r} is {reason}.", remedy="Build it again.")
         seen.add(name)
+        left -= entry.size
+        if left < 0:
+            raise _too_large(path, name)
         content: dict[str, bytes] = {}
         _read(path, entry, stream, content, None)
         yield name, content.get(name, b"")
@@ -179,12 +182,7 @@ def _read(
         content = _hashed(stream, entry, digest.update)
         if name.startswith("info/") and name not in info:
             if entry.size > MOST_MEMBER or sum(map(len, info.values())) + entry.size > MOST_INFO:
-                raise UnsafeArchive(
-                    f"{path}: its info/ is too large.",
-                    remedy="Build it again.",
-                    code="archive-size",
-                    member=name,
-                )
+                raise _too_large(path, name)
             info[name] = b"".join(content)
             content = iter([memoryview(info[name])])
         if look is not None:
@@ -200,6 +198,15 @@ def _read(
         link=entry.linkname,
         sha256=sha256,
         resized="size" in entry.pax_headers,
+    )
+
+
+def _too_large(path: Path, name: str) -> UnsafeArchive:
+    return UnsafeArchive(
+        f"{path}: its info/ is too large.",
+        remedy="Build it again.",
+        code="archive-size",
+        member=name,
     )
 
 

@@ -32,7 +32,8 @@ class Solver:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pytest_manualbuild._solver"],
+                    # -P: a file of the current folder must not stand in for a library
+                    [sys.executable, "-P", "-m", "pytest_manualbuild._solver"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -126,7 +126,8 @@ def test_nothing_of_the_caller_is_seen(
 
 
 def test_kill_takes_descendants_along_and_the_next_script_runs(connection: Connection) -> None:
-    running = connection.start("sleep 300 & setsid sleep 301 & mark up; sleep 302")
+    long = f"sleep 3{os.getpid()}"  # nobody else's
+    running = connection.start(f"{long}.1 & setsid {long}.2 & mark up; {long}.3")
     while running.next_event(LONG_S) != Mark(text="up"):
         pass
 
@@ -135,7 +136,7 @@ def test_kill_takes_descendants_along_and_the_next_script_runs(connection: Conne
     while not isinstance(event := running.next_event(LONG_S), Exit):
         assert event is not None
     left = connection.run(
-        "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 30[012]'",
+        f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '{long}[.]'",
         timeout_s=9,
     )
     assert left.stdout == b"0\n"
