@@ -135,9 +135,11 @@ def test_kill_takes_descendants_along_and_the_next_script_runs(connection: Conne
 
     while not isinstance(event := running.next_event(LONG_S), Exit):
         assert event is not None
+    # What was killed may take a moment to be gone.
+    look = f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '{long}[.]'"
     left = connection.run(
-        f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c '{long}[.]'",
-        timeout_s=9,
+        f"for i in $(seq 50); do n=$({look}); [ $n = 0 ] && break; sleep 0.1; done; echo $n",
+        timeout_s=LONG_S,
     )
     assert left.stdout == b"0\n"
 
