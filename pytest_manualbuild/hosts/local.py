@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from pytest_manualbuild.matrix import local_subdir
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
 _CHUNK = 64 * 1024
+# A process that is just starting a program shows no environment for a moment.
+_QUIET_LOOKS = 2
+_LOOK_AGAIN_S = 0.01
+_KILL_S = 10.0
 _ENVIRONMENT = {"PATH": shells.SYSTEM_PATH, "LANG": "C.UTF-8"}
 
 
@@ -152,7 +157,19 @@ class LocalConnection(shells.ShellConnection):
 
 def kill_marked(mark: str) -> list[str]:
     """Kill the processes that carry this run in their environment (where ``/proc`` shows it)."""
-    wanted = f"MANUALBUILD_RUN_ID={mark}".encode()
+    killed: list[str] = []
+    quiet = 0
+    deadline = time.monotonic() + _KILL_S  # what multiplies faster than this cannot be won over
+    while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
+        found = _kill_once(f"MANUALBUILD_RUN_ID={mark}".encode())
+        killed += found
+        quiet = 0 if found else quiet + 1
+        if quiet < _QUIET_LOOKS:
+            time.sleep(_LOOK_AGAIN_S)
+    return list(dict.fromkeys(killed))
+
+
+def _kill_once(wanted: bytes) -> list[str]:
     killed = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
