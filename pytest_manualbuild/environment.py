@@ -104,9 +104,14 @@ class Environments:
             )
             for one in solution["packages"]
         )
-        scripts = sorted(path.glob("bin/.*-post-link.sh"))
-        notes += tuple(f"the post-link script {script.name} was not run" for script in scripts)
-        return LinkedEnvironment(path=str(path), prefix=prefix, packages=installed, notes=notes)
+        linking = [one.name for one in installed if (path / post_link(one.name)).is_file()]
+        return LinkedEnvironment(
+            path=str(path),
+            prefix=prefix,
+            packages=installed,
+            post_link=tuple(sorted(linking, key=lambda name: (name == artifact.name, name))),
+            notes=notes,
+        )
 
     def _private_channel(
         self, artifact: Artifact
@@ -250,6 +255,11 @@ class Environments:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             yield
+
+
+def post_link(name: str) -> str:
+    """Return the path of a package's post-link script below the prefix (conda's rule)."""
+    return f"bin/.{name}-post-link.sh"
 
 
 def index_channel(folder: Path) -> None:

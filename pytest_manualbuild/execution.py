@@ -9,6 +9,7 @@ the package's failure.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_manualbuild import hosts
+from pytest_manualbuild import archive, hosts
 from pytest_manualbuild.environment import Environments
 from pytest_manualbuild.errors import (
     ChannelError,
@@ -34,6 +35,7 @@ from pytest_manualbuild.errors import (
 from pytest_manualbuild.hosts.base import Connection, Provider
 from pytest_manualbuild.hosts.facts import virtual_packages
 from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.model import (
     Cause,
     Check,
@@ -50,6 +52,7 @@ from pytest_manualbuild.model import (
 from pytest_manualbuild.section import Place, SectionRun
 
 MOST_JOBS = 16
+_GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
 
@@ -224,9 +227,10 @@ class Engine:
     ) -> bool:
         """Have the package's environment linked; give the results at once where there is none."""
         host, artifact = desk.host, planned.artifact
+        used = {check.language for check in planned.checks}
+        # As conda-build adds them for the run_test.* that it finds or makes.
         requires = [*planned.section.requires]
-        if any(script.path.endswith(".py") for script in planned.section.scripts):
-            requires.append("python")  # as conda-build adds it for a run_test.py
+        requires += [one.PACKAGE for one in LANGUAGES if one.PACKAGE and one.NAME in used]
         try:
             with desk.phase("environment"):
                 desk.environments[artifact.key] = self._environments.prepare(
@@ -294,10 +298,21 @@ class Engine:
         return section.run(connection, self._test_files(planned))
 
     def _test_files(self, planned: PlannedPackage) -> dict[str, bytes]:
-        return {
+        """Return the files that the tests need: the reviewed ones, and those from the sources."""
+        files: dict[str, bytes] = {}
+        if planned.section.source_files:
+            # The sources are not here; conda-build keeps what they gave in the package.
+            members = archive.info_members(Path(planned.artifact.path))
+            files = {
+                name.removeprefix("info/test/"): content
+                for name, content in members
+                if name.startswith("info/test/") and not _GENERATED.fullmatch(name)
+            }
+        files |= {
             file.path: _reviewed(Path(self._plan.recipe), file)
             for file in (*planned.section.scripts, *planned.section.files)
         }
+        return files
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = _cause(error)

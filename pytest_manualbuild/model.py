@@ -28,6 +28,7 @@ class Cause(StrEnum):
     # failed
     EXIT_STATUS = "exit-status"
     TIMEOUT = "timeout"
+    TEST_FAILED = "test-failed"  # a test left a file of that name
     UNSOLVABLE = "unsolvable"
     UNINSTALLABLE = "uninstallable"
     # error
@@ -293,6 +294,8 @@ class LinkedEnvironment:
     prefix: str
     """Where its files must lie on the host: what was written into them."""
     packages: tuple[InstalledPackage, ...]
+    post_link: tuple[str, ...] = ()
+    """Names of the packages whose post-link script runs on the host, in that order."""
     notes: tuple[str, ...] = ()
 
 

@@ -10,10 +10,11 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_manualbuild.capture import Capture
+from pytest_manualbuild.environment import post_link
 from pytest_manualbuild.errors import Interrupted
 from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
 from pytest_manualbuild.languages import LANGUAGES
@@ -22,6 +23,7 @@ from pytest_manualbuild.model import (
     Cause,
     Check,
     CheckResult,
+    InstalledPackage,
     LinkedEnvironment,
     Outcome,
     PlannedPackage,
@@ -32,6 +34,12 @@ POLL_S = 0.2
 SHORT_S = 60.0
 """Time limit of our own small scripts on a host, in seconds."""
 
+# What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.
+_POST_LINK = """\
+mark {mark}
+PKG_NAME={name} PKG_VERSION={version} PKG_BUILDNUM={number} ROOT_PREFIX=$PREFIX \\
+  PATH=$PREFIX/bin:$PATH bash "$PREFIX/"{script} || exit $?
+"""
 # conda activates under errexit: a failing script in activate.d fails the test.
 _ACTIVATE = """\
 set -e
@@ -44,6 +52,8 @@ set +e
 unset _mb_script
 mark 'activated'
 """
+# A test may say so with a file of this name (conda-build, build.py).
+_TEST_FAILED = "if [ -e TEST_FAILED ]; then mark 'test-failed'; fi\n"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -86,6 +96,10 @@ class SectionRun:
         self._open: list[int] = []
         """Checks that began and did not end; several when they make one statement."""
         self._began_s = 0.0
+        self._linking = ""
+        """The package whose post-link script ran last, until the environment is activated."""
+        self._held: CheckResult | None = None
+        """The result of the last check, unless it failed: ``TEST_FAILED`` may still change it."""
         self._capture = self._new_capture(0)
 
     def run(self, connection: Connection, scripts: Mapping[str, bytes]) -> bool:
@@ -120,6 +134,8 @@ class SectionRun:
 
         prefix = shlex.quote(self._environment.prefix)
         script = variables(self._planned.artifact, self._environment, work)
+        for name in self._environment.post_link:
+            script += _post_link(next(p for p in self._environment.packages if p.name == name))
         script += _ACTIVATE.format(prefix=prefix, work=shlex.quote(work))
         files = dict(scripts)
         for language in LANGUAGES:
@@ -133,7 +149,7 @@ class SectionRun:
                 script += piece.script
                 files.update(piece.files)
         connection.put(work, files)
-        return script
+        return f"{script}cd {shlex.quote(work)}\n{_TEST_FAILED}"
 
     def _follow(self, running: Running) -> bool:
         clean = True
@@ -161,6 +177,7 @@ class SectionRun:
 
     def _mark(self, text: str) -> None:
         if text == "activated":
+            self._linking = ""
             self._end_open(Outcome.PASSED, Cause.OK, exit_status=0)
             return
         for part in text.split(";"):
@@ -176,6 +193,10 @@ class SectionRun:
                 self._ended(int(number), int(status), died=bool(died))
             elif word == "shell":
                 self._shell_ended(int(rest))
+            elif word == "link":
+                self._linking = rest
+            elif word == "test-failed":
+                self._test_failed()
 
     def _ended(self, number: int, status: int, *, died: bool) -> None:
         if number not in self._open:
@@ -220,13 +241,28 @@ class SectionRun:
         for number in self._left("shell"):
             self._not_reached(number, f"The shell ended before it, with exit status {status}.")
 
+    def _test_failed(self) -> None:
+        message = "A test left the file TEST_FAILED."
+        last = len(self._planned.checks) - 1
+        if self._held is not None:
+            self._held = replace(
+                self._held, outcome=Outcome.FAILED, cause=Cause.TEST_FAILED, message=message
+            )
+        else:
+            self._result(last, Outcome.FAILED, Cause.TEST_FAILED, message=message)
+
     def _exit(self, status: int) -> None:
         if self._open == [0]:
+            what = (
+                f"{self._linking}'s post-link script failed"
+                if self._linking
+                else ("The environment cannot be activated")
+            )
             self._end_open(
                 Outcome.FAILED,
                 Cause.EXIT_STATUS,
                 exit_status=status,
-                message=f"The environment cannot be activated: exit status {status}.",
+                message=f"{what}: exit status {status}.",
             )
         elif self._open:
             self._end_open(
@@ -237,6 +273,8 @@ class SectionRun:
             )
         for number in self._left():
             self._not_reached(number, "The test section ended before it.")
+        if self._held is not None:
+            self._give(self._held)
 
     def _left(self, language: str | None = None) -> list[int]:
         return [
@@ -272,24 +310,38 @@ class SectionRun:
         self._given.add(number)
         self._capture.close()
         log = self._capture.log
-        self._give(
-            CheckResult(
-                host=self._place.host,
-                package=self._planned.artifact.key,
-                check=self._planned.checks[number].name,
-                outcome=outcome,
-                cause=cause,
-                message=message,
-                exit_status=exit_status,
-                duration_s=time.monotonic() - self._began_s,
-                stdout=self._capture.stdout.text(),
-                stderr=self._capture.stderr.text(),
-                log=str(log.relative_to(self._place.evidence)) if self._capture.wrote else None,
-            )
+        result = CheckResult(
+            host=self._place.host,
+            package=self._planned.artifact.key,
+            check=self._planned.checks[number].name,
+            outcome=outcome,
+            cause=cause,
+            message=message,
+            exit_status=exit_status,
+            duration_s=time.monotonic() - self._began_s,
+            stdout=self._capture.stdout.text(),
+            stderr=self._capture.stderr.text(),
+            log=str(log.relative_to(self._place.evidence)) if self._capture.wrote else None,
         )
+        last = number and number == len(self._planned.checks) - 1
+        if last and outcome in (Outcome.PASSED, Outcome.SKIPPED):
+            self._held = result
+        else:
+            self._give(result)
 
     def _new_capture(self, number: int) -> Capture:
         return Capture(self._place.logs / log_name(number, self._planned.checks[number]))
+
+
+def _post_link(installed: InstalledPackage) -> str:
+    number = re.search(r"\d+$", installed.build)
+    return _POST_LINK.format(
+        mark=shlex.quote(f"link {installed.name}"),
+        name=shlex.quote(installed.name),
+        version=shlex.quote(installed.version),
+        number=number.group() if number else "0",
+        script=shlex.quote(post_link(installed.name)),
+    )
 
 
 def log_name(number: int, check: Check) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -122,3 +123,48 @@ def manualbuild(*words: str, cwd: Path, **environ: str) -> Ran:
     return command(
         sys.executable, "-m", "pytest_manualbuild.cli", *words, cwd=cwd, timeout_s=180, **environ
     )
+
+
+def write_package(
+    tmp_path: Path,
+    test: str,
+    files: dict[str, str] | None = None,
+    *,
+    name: str = "odd",
+    staged: dict[str, str] | None = None,
+    info: dict[str, str] | None = None,
+) -> Path:
+    """Write a recipe of a noarch package with this test section, and build it.
+
+    ``files`` go into the recipe, ``staged`` into the package, ``info`` into its ``info/``.
+    """
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "meta.yaml").write_text(
+        f"package:\n  name: {name}\n  version: '1'\nbuild:\n  noarch: generic\n" + test
+    )
+    for path, text in (files or {}).items():
+        (folder / path).write_text(text)
+    (tmp_path / "local.toml").write_text(LOCAL)
+    import builder
+
+    texts = {"share/odd.txt": "odd\n"} | (staged or {})
+    built = builder.Built(
+        recipe=folder,
+        files={path: builder.Staged(data=text.encode(), executable=path.startswith("bin/"))
+               for path, text in texts.items()},
+        subdir="noarch",
+        info={path: text.encode() for path, text in (info or {}).items()},
+    )  # fmt: skip
+    builder.write(built, tmp_path / "build_artifacts", ".conda")
+    return folder
+
+
+def run_local(tmp_path: Path, *words: str) -> Ran:
+    return run_pytest("--recipe", "recipe", "--matrix", "local.toml", *words, cwd=tmp_path)
+
+
+def results(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return (outcome, cause) by (host, check) of a report."""
+    stored = json.loads((folder / "evidence.json").read_text())["predicate"]["results"]
+    return {(r["host"], r["check"]): (r["outcome"], r["cause"]) for r in stored}

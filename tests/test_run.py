@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,40 +10,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import builder
 import pytest
 from defusedxml import ElementTree
 
-from conftest import LOCAL, ROOT, Ran, command, manualbuild, recipe, run_pytest
+from conftest import (
+    ROOT,
+    Ran,
+    command,
+    manualbuild,
+    recipe,
+    results,
+    run_local,
+    run_pytest,
+    write_package,
+)
 
 CI = str(ROOT / "tests" / "ci.toml")
 DEBIANS = "debian-1?"
-
-
-def write_package(tmp_path: Path, test: str, files: dict[str, str] | None = None) -> Path:
-    """Write a recipe of a noarch package with this test section, and build it."""
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    (folder / "meta.yaml").write_text(
-        "package:\n  name: odd\n  version: '1'\nbuild:\n  noarch: generic\n" + test
-    )
-    for name, text in (files or {}).items():
-        (folder / name).write_text(text)
-    (tmp_path / "local.toml").write_text(LOCAL)
-    staged = {"share/odd.txt": builder.Staged(data=b"odd\n")}
-    built = builder.Built(recipe=folder, files=staged, subdir="noarch")
-    builder.write(built, tmp_path / "build_artifacts", ".conda")
-    return folder
-
-
-def run_local(tmp_path: Path, *words: str) -> Ran:
-    return run_pytest("--recipe", "recipe", "--matrix", "local.toml", *words, cwd=tmp_path)
-
-
-def results(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return (outcome, cause) by (host, check) of a report."""
-    stored = json.loads((folder / "evidence.json").read_text())["predicate"]["results"]
-    return {(r["host"], r["check"]): (r["outcome"], r["cause"]) for r in stored}
 
 
 def test_each_command_has_a_result_and_what_did_not_run_is_not_passed(tmp_path: Path) -> None:

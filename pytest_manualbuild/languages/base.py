@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_manualbuild.model import Check
+from pytest_manualbuild.model import Check, CheckKind
 
 Numbered = tuple[int, Check]
 """A check with its position in the plan."""
@@ -32,6 +33,37 @@ class TestLanguage(Protocol):
         """The language's name in a check."""
         ...
 
+    @property
+    def PACKAGE(self) -> str:  # noqa: N802 # a module's constant
+        """The conda package that its tests need; empty if they need none."""
+        ...
+
     def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
         """Return the script that runs these checks; ``scripts`` has the recipe's ``run_test.*``."""
         ...
+
+
+def one_process_each(
+    checks: Sequence[Numbered],
+    scripts: dict[str, bytes],
+    *,
+    script: Callable[[str], str],
+    load: Callable[[str], str],
+) -> Piece:
+    """Run each script and each import in a process of its own.
+
+    ``script`` and ``load`` return the command for a script's path and for a module's name.
+    """
+    text = ""
+    files: dict[str, bytes] = {}
+    for number, check in checks:
+        if check.kind is CheckKind.SCRIPT:
+            files[check.text] = scripts[check.text]
+            command = script(shlex.quote(check.text))
+        else:
+            command = load(check.text)
+        text += (
+            f"mark 'begin {number}'\n_mb_status=0\n{command} || _mb_status=$?\n"
+            f'mark "end {number} $_mb_status"\n'
+        )
+    return Piece(script=text, files=files)

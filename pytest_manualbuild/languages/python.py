@@ -14,6 +14,7 @@ from pytest_manualbuild.languages.base import Numbered, Parses, Piece
 from pytest_manualbuild.model import CheckKind
 
 NAME = "python"
+PACKAGE = "python"
 
 # Says on descriptor 3 what it is about to do, and goes on when descriptor 4 answers: the
 # output of an import is then on its stream before the mark that ends it.

@@ -16,6 +16,7 @@ from pytest_manualbuild.languages.base import Numbered, Parses, Piece
 from pytest_manualbuild.model import CheckKind
 
 NAME = "shell"
+PACKAGE = ""
 
 _MARK = "{{ mark '{text}'; }} 2>/dev/null\n"  # the redirection keeps it out of the xtrace
 # Whole pieces: a substitution of plain words, then quoted text. They are taken out before a look.

@@ -1,0 +1,37 @@
+"""Runs ``run_test.pl``, then every import, with the environment's own Perl.
+
+An import is checked as conda-build checks it (create_test.py): ``use`` it, and
+compare its version, where it has one, with the package's, both without the
+zeros at their ends. A line with more than a module's name has no such check.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from pytest_manualbuild.languages.base import Numbered, Parses, Piece, one_process_each
+
+NAME = "perl"
+PACKAGE = "perl"
+
+_VERSION = r"""
+if (defined NAME->VERSION) {
+    my ($expected, $given) = ($ENV{PKG_VERSION}, NAME->VERSION);
+    s/0+$// for $expected, $given;
+    die("expected version $expected, found $given\n") unless $expected eq $given;
+}
+"""
+
+
+def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
+    """Return the script for ``run_test.pl`` and the imports (``parses`` is for shells)."""
+    del parses
+
+    def load(name: str) -> str:
+        program = f"use {name};" + ("" if " " in name else _VERSION.replace("NAME", name))
+        return f'"$PREFIX/bin/perl" -e {shlex.quote(program)}'
+
+    return one_process_each(
+        checks, scripts, script=lambda path: f'"$PREFIX/bin/perl" {path}', load=load
+    )

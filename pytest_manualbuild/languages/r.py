@@ -1,0 +1,22 @@
+"""Runs ``run_test.r``, then every import, with the environment's own R."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from pytest_manualbuild.languages.base import Numbered, Parses, Piece, one_process_each
+
+NAME = "r"
+PACKAGE = "r-base"
+
+
+def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
+    """Return the script for ``run_test.r`` and the imports (``parses`` is for shells)."""
+    del parses
+    return one_process_each(
+        checks,
+        scripts,
+        script=lambda path: f'"$PREFIX/bin/Rscript" {path}',
+        load=lambda name: f'"$PREFIX/bin/Rscript" -e {shlex.quote(f"library({name})")}',
+    )

@@ -1,0 +1,203 @@
+"""Test sections run as conda-build runs them, with a result for each check."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import builder
+import pytest
+
+from conftest import results, run_local, write_package
+from pytest_manualbuild.environment import index_channel
+
+
+def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
+    return {check: said for (_, check), said in results(tmp_path / "manualbuild-report").items()}
+
+
+def stand_in(tmp_path: Path, package: str, program: str, real: str) -> str:
+    """Make a channel with a package whose program hands over to this machine's; return its URL."""
+    folder = tmp_path / "language"
+    text = f'#!/bin/sh\nexec {real} "$@"\n'.encode()
+    files = {f"bin/{program}": builder.Staged(data=text, executable=True)}
+    built = builder.Built(
+        recipe=None, files=files, subdir="noarch", name=package, version="5.0", depends=()
+    )
+    builder.write(built, folder, ".conda")
+    index_channel(folder)
+    return folder.as_uri()
+
+
+def on_this_machine(*names: str) -> str:
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    pytest.skip(f"{names[0]} is not on this machine")
+
+
+def test_perl_imports_are_used_and_their_versions_compared(tmp_path: Path) -> None:
+    channel = stand_in(tmp_path, "perl", "perl", on_this_machine("perl"))
+    write_package(
+        tmp_path,
+        "test:\n  imports:\n    - File::Spec\n    - No::Such\n    - Right\n    - strict 'refs'\n",
+        {"run_test.pl": "print qq(script ran\\n);\n", "Right.pm": ""},
+        name="perl-odd",
+    )
+
+    ran = run_local(tmp_path, "--channel", channel)
+
+    assert ran.status == 1, ran.out
+    found = outcomes(tmp_path)
+    assert found["run_test.pl"] == ("passed", "ok")
+    assert found["imports[perl]: No::Such"] == ("failed", "exit-status")
+    # Its own version is not the package's: conda-build refuses that as well.
+    assert found["imports[perl]: File::Spec"] == ("failed", "exit-status")
+    assert found["imports[perl]: strict 'refs'"] == ("passed", "ok")
+
+
+def test_lua_imports_and_script(tmp_path: Path) -> None:
+    channel = stand_in(tmp_path, "lua", "lua", on_this_machine("lua", "lua5.4", "lua5.3"))
+    write_package(
+        tmp_path,
+        "test:\n  imports:\n    - string\n    - no.such\n",
+        {"run_test.lua": "os.exit(3)\n"},
+        name="lua-odd",
+    )
+
+    ran = run_local(tmp_path, "--channel", channel)
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": ("passed", "ok"),
+        "run_test.lua": ("failed", "exit-status"),
+        "imports[lua]: string": ("passed", "ok"),
+        "imports[lua]: no.such": ("failed", "exit-status"),
+    }
+
+
+def test_a_language_comes_from_the_environment_and_not_from_the_host(tmp_path: Path) -> None:
+    channel = stand_in(tmp_path, "perl", "another-program", "/bin/true")
+    on_this_machine("perl")
+    write_package(tmp_path, "test:\n  imports:\n    - strict\n", name="perl-odd")
+
+    assert run_local(tmp_path, "--channel", channel).status == 1
+    assert outcomes(tmp_path)["imports[perl]: strict"] == ("failed", "exit-status")
+
+
+def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - touch TEST_FAILED\n    - 'true'\n")
+
+    assert run_local(tmp_path).status == 1
+    assert outcomes(tmp_path)["commands[0]: touch TEST_FAILED"] == ("passed", "ok")
+    assert outcomes(tmp_path)["commands[1]: true"] == ("failed", "test-failed")
+
+
+def test_a_file_test_failed_is_a_failure_after_exit_0_too(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - touch TEST_FAILED; exit 0\n    - 'true'\n")
+
+    assert run_local(tmp_path).status == 1
+
+
+def test_the_post_link_script_runs_on_the_host_before_the_tests(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - grep -x 'odd 1 0' $PREFIX/share/linked\n",
+        staged={
+            "bin/.odd-post-link.sh":
+            'echo "$PKG_NAME $PKG_VERSION $PKG_BUILDNUM" > "$PREFIX/share/linked"\n'
+        },
+    )  # fmt: skip
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+def test_a_failing_post_link_script_is_a_failing_install(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - 'true'\n",
+        staged={"bin/.odd-post-link.sh": "exit 4\n"},
+    )
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "odd's post-link script failed" in ran.out) == (1, True), ran.out
+    assert outcomes(tmp_path) == {
+        "install": ("failed", "exit-status"),
+        "commands[0]: true": ("skipped", "not-reached"),
+    }
+
+
+def test_a_failing_activation_script_is_a_failing_install(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - 'true'\n",
+        staged={"etc/conda/activate.d/odd.sh": "export ODD=1\nfalse\n"},
+    )
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "cannot be activated" in ran.out) == (1, True), ran.out
+
+
+def test_activation_and_the_documented_variables_are_there(tmp_path: Path) -> None:
+    names = (
+        "PREFIX CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_BUILD CONDA_BUILD_STATE PKG_NAME PKG_VERSION"
+        " PKG_BUILDNUM PKG_BUILD_STRING RECIPE_DIR SRC_DIR SUBDIR ARCH CPU_COUNT SHLIB_EXT"
+        " PKG_CONFIG_PATH PYTHONNOUSERSITE target_platform"
+    )
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n"
+        f'    - for name in {names}; do test -n "${{!name}}" || exit 9; done\n'
+        "    - test $ODD = active\n"
+        "    - test $PWD = $SRC_DIR\n"
+        '    - test $(printf %s "$PREFIX" | wc -c) = 255\n',
+        staged={"etc/conda/activate.d/odd.sh": "export ODD=active\n"},
+        info={"info/hash_input.json": '{"target_platform": "linux-64"}'},
+    )
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+def test_files_of_the_recipe_and_of_the_sources_are_there(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  files:\n    - data.txt\n  source_files:\n    - tests/*.in\n  commands:\n"
+        "    - grep -x reviewed data.txt\n    - grep -x source tests/a.in\n",
+        {"data.txt": "reviewed\n"},
+        info={"info/test/tests/a.in": "source\n", "info/test/data.txt": "the builder's\n"},
+    )
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+def test_a_daemon_that_is_left_behind_does_not_hold_the_run(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, "test:\n  commands:\n    - (sleep 300 &) ; setsid sleep 300 &\n    - echo done\n"
+    )
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+def test_hostile_output_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n"
+        r"    - printf '\033]0;owned\007\000\377 <a>&amp; ]]> \036mark'; exit 1" + "\n",
+    )
+
+    ran = run_local(tmp_path, "--junitxml", "junit.xml")
+
+    assert ran.status == 1, ran.out
+    assert "\x1b" not in ran.out
+    text = (tmp_path / "junit.xml").read_text()
+    assert "\\x1b]0;owned\\x07\\x00\\xff" in text
