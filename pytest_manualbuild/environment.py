@@ -50,6 +50,7 @@ class Environments:
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._solved: dict[str, dict[str, Any]] = {}
+        self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -84,8 +85,7 @@ class Environments:
             channel, index, paths = self._private_channel(artifact)
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
-            _check_files(solution["packages"], artifact)
-            prefix, notes = _prefix(placement.root, solution["packages"])
+            prefix, notes = self._place(artifact, solution["packages"], placement.root)
             with self._one_at_a_time(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
                 path = self._linked(artifact, solution, subdir, prefix, paths, placement)
@@ -197,6 +197,17 @@ class Environments:
                     remedy="Check --channel and the network.",
                     detail=said["text"],
                 )
+
+    def _place(
+        self, artifact: Artifact, packages: list[dict[str, Any]], root: str
+    ) -> tuple[str, tuple[str, ...]]:
+        """Check the packages' files and find their prefix: once for hosts with one solution."""
+        key = json.dumps([root, artifact.sha256, *(one["url"] for one in packages)])
+        with self._one_at_a_time(key):
+            if key not in self._placed:
+                _check_files(packages, artifact)
+                self._placed[key] = _prefix(root, packages)
+        return self._placed[key]
 
     def _linked(
         self,
