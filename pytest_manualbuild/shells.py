@@ -65,6 +65,8 @@ class Framing:
             "stderr": deque(),
         }
         self.sequence = 0
+        self.group: int | None = None
+        """The process group of the script that runs, as its first marker said."""
         self.answers: dict[str, str] = {}
         """What the control shell itself said, by kind."""
 
@@ -82,6 +84,10 @@ class Framing:
                 # Of an older script, whose left-over processes still hold its functions: dropped.
                 if int(found[1]) == self.sequence:
                     queue.append((kind, text))
+            elif kind == "group":
+                # The first one was sent before the script's own text; another is a lie.
+                if int(found[1]) == self.sequence and self.group is None and text.isdigit():
+                    self.group = int(text)
             else:
                 self.answers[kind] = text
         data = data[position:]
@@ -120,6 +126,7 @@ class Framing:
         """Forget what came before, and return the number of the next script."""
         for queue in self._queue.values():
             queue.clear()
+        self.group = None
         self.sequence += 1
         return self.sequence
 
@@ -164,7 +171,7 @@ class ShellConnection:
         self._killed = self._ended = False
         mark = f"\\036{self._nonce}:{number}:mark:%s\\036"
         header = (
-            f'printf "%s\\n" "$$" > {self._folder}/pid\n'
+            f"printf '\\036{self._nonce}:{number}:group:%s\\036' $$\n"
             "exec 200>&1 201>&2\n"
             "mark() { local _mb_status=$?; "
             f"printf '{mark}' \"$1\" >&200; printf '{mark}' \"$1\" >&201; "
@@ -210,10 +217,11 @@ class ShellConnection:
     def kill(self) -> None:
         """Kill the script inside the host; see ``hosts.base.Running``."""
         self._framing.answers.pop("killed", None)
+        group = self._framing.group  # not from a file on the host, which a test could rewrite
         # One call of the kernel's: none escapes by forking meanwhile. It spares process 1 and us.
         everything = "kill -9 -1 2>/dev/null\n" if self._kill_all else ""
         self._send(
-            f'read -r _mb_pid < {self._folder}/pid && kill -9 -- "-$_mb_pid" 2>/dev/null\n'
+            (f"kill -9 -- -{group} 2>/dev/null\n" if group is not None and group > 1 else "")
             + everything
             + self._say("killed", "yes")
         )

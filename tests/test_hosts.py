@@ -169,6 +169,16 @@ def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> Non
         running.next_event(LONG_S)
 
 
+def test_a_script_cannot_name_another_process_group_to_be_killed() -> None:
+    framing = shells.Framing(b"nonce")
+    number = framing.begin()
+
+    framing.feed("stdout", b"\x1enonce:%d:group:4711\x1e" % number)
+    framing.feed("stdout", b"\x1enonce:%d:group:1\x1e" % number)
+
+    assert framing.group == 4711
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 3))),
