@@ -14,6 +14,7 @@ import pytest
 from defusedxml import ElementTree
 
 from conftest import (
+    LOCAL,
     ROOT,
     Ran,
     command,
@@ -248,6 +249,22 @@ def test_a_declared_glibc_is_not_applicable_where_it_is_missing(
     assert causes == {
         "debian-11": "not-applicable", "debian-12": "not-applicable", "debian-13": "ok"
     }  # fmt: skip
+
+
+def test_a_python_package_passes_with_a_python_made_from_the_one_that_runs(
+    built: Path, tmp_path: Path
+) -> None:
+    import packages
+
+    channel = packages.python_channel(tmp_path / "channel")
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_pytest(
+        "--recipe", str(recipe("purehello")), "--artifacts", str(built / "purehello"),
+        "--matrix", "local.toml", "--channel", channel, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert ran.status == 0, ran.out
 
 
 @pytest.mark.docker
