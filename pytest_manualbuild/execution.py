@@ -9,16 +9,16 @@ the package's failure.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from pytest_manualbuild import archive, hosts
+from pytest_manualbuild import hosts, testfiles
 from pytest_manualbuild.environment import Environments
 from pytest_manualbuild.errors import (
     ChannelError,
@@ -47,12 +47,10 @@ from pytest_manualbuild.model import (
     Outcome,
     Plan,
     PlannedPackage,
-    TestFile,
 )
 from pytest_manualbuild.section import Place, SectionRun
 
 MOST_JOBS = 16
-_GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
 
@@ -91,6 +89,30 @@ class _Desk:
 
     def progress(self, doing: str) -> None:
         self.doing = doing
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """One test section of a package: it has an environment and a folder of its own."""
+
+    planned: PlannedPackage
+    """With nothing but this section and its checks."""
+    environment: str
+    """What names its environment in the host's record."""
+    place: str
+    """What tells its folder on a host from those of others: 64 hexadecimal digits."""
+
+    @classmethod
+    def all(cls, planned: PlannedPackage) -> Iterator[_Section]:
+        """Yield the sections of a package in their order."""
+        for number in range(len(planned.sections)):
+            key = planned.environment_key(number)
+            text = f"{planned.artifact.sha256}{key.removeprefix(planned.artifact.key)}"
+            yield cls(
+                planned=planned.only(number),
+                environment=key,
+                place=hashlib.sha256(text.encode()).hexdigest() if number else text,
+            )
 
 
 class Engine:
@@ -195,21 +217,24 @@ class Engine:
             desk.progress("looking at the host")
             desk.facts = provider.probe(host, self._run, desk.progress)
         ready = [
-            planned
+            [
+                section
+                for section in _Section.all(planned)
+                if self._environment(desk, provider, desk.facts, section)
+            ]
             for planned in packages
-            if self._environment(desk, provider, desk.facts, planned)
         ]
-        together = [ready] if host.isolation == "host" else [[planned] for planned in ready]
+        together = [list(chain(*ready))] if host.isolation == "host" else ready
         for batch in together:
             self._batch(desk, provider, batch)
 
-    def _batch(self, desk: _Desk, provider: Provider, batch: list[PlannedPackage]) -> None:
-        """Run packages on one host one after the other; a host left dirty is replaced."""
+    def _batch(self, desk: _Desk, provider: Provider, batch: list[_Section]) -> None:
+        """Run test sections on one host one after the other; a host left dirty is replaced."""
         left = list(batch)
         while left:
             if self._stop.is_set():
                 raise Interrupted("The run was interrupted.", remedy="Run it again.")
-            environments = [desk.environments[planned.artifact.key] for planned in left]
+            environments = [desk.environments[one.environment] for one in left]
             with desk.phase("provision"):
                 desk.progress("starting")
                 connection = provider.start(desk.host, self._run, environments, desk.progress)
@@ -223,22 +248,22 @@ class Engine:
                 connection.close()
 
     def _environment(
-        self, desk: _Desk, provider: Provider, facts: Facts, planned: PlannedPackage
+        self, desk: _Desk, provider: Provider, facts: Facts, section: _Section
     ) -> bool:
-        """Have the package's environment linked; give the results at once where there is none."""
-        host, artifact = desk.host, planned.artifact
+        """Have a section's environment linked; give the results at once where there is none."""
+        host, planned, artifact = desk.host, section.planned, section.planned.artifact
         used = {check.language for check in planned.checks}
         # As conda-build adds them for the run_test.* that it finds or makes.
-        requires = [*planned.section.requires]
+        requires = [*planned.sections[0].requires]
         requires += [one.PACKAGE for one in LANGUAGES if one.PACKAGE and one.NAME in used]
         try:
             with desk.phase("environment"):
-                desk.environments[artifact.key] = self._environments.prepare(
+                desk.environments[section.environment] = self._environments.prepare(
                     artifact,
                     requires=requires,
                     virtual_packages=virtual_packages(facts, host.subdir),
                     subdir=host.subdir,
-                    placement=provider.placement(host, self._run, artifact.sha256),
+                    placement=provider.placement(host, self._run, section.place),
                     progress=desk.progress,
                 )
         except NotApplicable as error:
@@ -260,7 +285,7 @@ class Engine:
                         check,
                         Outcome.SKIPPED,
                         Cause.NOT_REACHED,
-                        "The package was not installed.",
+                        "Its environment was not made.",
                     )
                 )
         except (ChannelError, EnvironmentBroken) as error:
@@ -270,9 +295,9 @@ class Engine:
         return False
 
     def _section(
-        self, desk: _Desk, provider: Provider, connection: Connection, planned: PlannedPackage
+        self, desk: _Desk, provider: Provider, connection: Connection, section: _Section
     ) -> bool:
-        host, artifact = desk.host, planned.artifact
+        host, planned = desk.host, section.planned
         done = 0
 
         def give(result: CheckResult) -> None:
@@ -281,12 +306,12 @@ class Engine:
             desk.progress(f"{planned.label} {done}/{len(planned.checks)}")
             self._give(result)
 
-        section = SectionRun(
+        run = SectionRun(
             planned,
-            desk.environments[artifact.key],
+            desk.environments[section.environment],
             Place(
                 host=host.name,
-                folder=provider.placement(host, self._run, artifact.sha256).root,
+                folder=provider.placement(host, self._run, section.place).root,
                 logs=self._settings.evidence / "logs" / host.name / planned.label,
                 evidence=self._settings.evidence,
             ),
@@ -295,24 +320,7 @@ class Engine:
             stopped=self._stop.is_set,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
-        return section.run(connection, self._test_files(planned))
-
-    def _test_files(self, planned: PlannedPackage) -> dict[str, bytes]:
-        """Return the files that the tests need: the reviewed ones, and those from the sources."""
-        files: dict[str, bytes] = {}
-        if planned.section.source_files:
-            # The sources are not here; conda-build keeps what they gave in the package.
-            members = archive.info_members(Path(planned.artifact.path))
-            files = {
-                name.removeprefix("info/test/"): content
-                for name, content in members
-                if name.startswith("info/test/") and not _GENERATED.fullmatch(name)
-            }
-        files |= {
-            file.path: _reviewed(Path(self._plan.recipe), file)
-            for file in (*planned.section.scripts, *planned.section.files)
-        }
-        return files
+        return run.run(connection, testfiles.needed(Path(self._plan.recipe), planned))
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = _cause(error)
@@ -359,21 +367,3 @@ def _cause(error: ManualBuildError) -> Cause:
             return Cause.INTERRUPTED
         case _:
             return Cause.INTERNAL
-
-
-def _reviewed(folder: Path, file: TestFile) -> bytes:
-    """Read a test file, refusing one that changed since it was planned."""
-
-    try:
-        data = (folder / file.path).read_bytes()
-    except OSError as error:
-        raise EnvironmentBroken(
-            f"{folder / file.path}: cannot be read: {error.strerror}.",
-            remedy="Bring it back and run again.",
-        ) from error
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise EnvironmentBroken(
-            f"{folder / file.path}: it changed while the run was under way.",
-            remedy="Leave the recipe alone during a run, and run again.",
-        )
-    return data

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
@@ -17,7 +17,7 @@ from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.model import Artifact, Cause, Check, Outcome, TestSection
+from pytest_manualbuild.model import Artifact, Cause, Check, CheckKind, Outcome, TestSection
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
@@ -68,9 +68,9 @@ class Found:
     artifact: Artifact | None
     """None: the file is not there, or cannot be read; ``problem`` says why."""
     problem: str = ""
-    carried: TestSection | None = None
+    carried: tuple[TestSection, ...] | None = None
     """The tests of the recipe inside the package; None when it carries none."""
-    reviewed: TestSection | None = None
+    reviewed: tuple[TestSection, ...] | None = None
     """The tests of the recipe that is kept with the evidence."""
 
 
@@ -185,11 +185,11 @@ def _tests(case: Case) -> Iterator[Reason]:
         planned = plan.package(found.key)
         if found.artifact is None:
             continue
-        if planned.checks != planning.checks(planned.section):
-            yield _reject(f"{found.key}: the planned checks are not those of its test section.")
+        if planned.checks != planning.checks(planned.sections):
+            yield _reject(f"{found.key}: the planned checks are not those of its test sections.")
         if found.reviewed is None:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
-        elif found.reviewed != planned.section:
+        elif found.reviewed != planned.sections:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
         if found.carried is None:
             yield _reject(
@@ -197,22 +197,33 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            for difference in _differences(planned.section, found.carried):
+            for difference in _differences(planned.sections, found.carried):
                 yield _reject(f"{found.key}: {difference}")
-        if len(planned.checks) == 1:
+        if all(check.kind is CheckKind.INSTALL for check in planned.checks):
             yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
 
 
-def _differences(reviewed: TestSection, carried: TestSection) -> Iterator[str]:
+def _differences(reviewed: Sequence[TestSection], carried: Sequence[TestSection]) -> Iterator[str]:
     ours, theirs = planning.checks(reviewed), planning.checks(carried)
-    for check in _only(ours, theirs):
-        yield f"the recipe inside the package lacks the check {check.name!r}."
-    for check in _only(theirs, ours):
-        yield f"the recipe inside the package has another check {check.name!r}."
-    if ours == theirs:
-        for name in ("scripts", "files", "requires", "source_files", "downstreams", "commands"):
-            if getattr(reviewed, name) != getattr(carried, name):
-                yield f"the recipe inside the package has other test {name}."
+    named = [
+        f"the recipe inside the package lacks the check {check.name!r}."
+        for check in _only(ours, theirs)
+    ]
+    named += [
+        f"the recipe inside the package has another check {check.name!r}."
+        for check in _only(theirs, ours)
+    ]
+    if not named:
+        for one, other in zip(reviewed, carried, strict=False):
+            where = f" in {one.label}" if one.label else ""
+            named += [
+                f"the recipe inside the package has other test {field.name}{where}."
+                for field in fields(TestSection)
+                if getattr(one, field.name) != getattr(other, field.name)
+            ]
+    if not named and tuple(reviewed) != tuple(carried):
+        named = ["the recipe inside the package has other tests."]
+    yield from named
 
 
 def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:
@@ -238,7 +249,7 @@ def _results(case: Case) -> Iterator[Reason]:
     wanted = [
         (cell.host, cell.package, check.name)
         for cell in cells
-        for check in planning.checks(plan.package(cell.package).section)
+        for check in planning.checks(plan.package(cell.package).sections)
     ]
     for host, package, check in wanted:
         if counted[host, package, check] != 1:

@@ -7,7 +7,7 @@ design: host, check, test section, artifact, environment, outcome, cause.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -67,6 +67,8 @@ class Check:
     """What is run: the module, the command line, or the script's path in the recipe."""
     index: int = 0
     """Position in its list of the recipe, from 0."""
+    section: int = 0
+    """Position of its test section in the package's, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,14 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class TestSection:
-    """What a recipe says must be tested, of one output: the reviewed text of the tests."""
+    """Tests that share an environment of their own: the reviewed text of the tests.
 
+    An output of a ``meta.yaml`` has exactly one; one of a ``recipe.yaml`` has one for each of
+    its tests.
+    """
+
+    label: str = ""
+    """What the names of its checks begin with, such as ``tests[1]``; unique in the package."""
     imports: tuple[Import, ...] = ()
     commands: tuple[str, ...] = ()
     scripts: tuple[TestFile, ...] = ()
@@ -110,7 +118,8 @@ class Output:
     build_number: int
     noarch: str | None
     skip: bool
-    section: TestSection
+    sections: tuple[TestSection, ...]
+    """At least one, in the order in which they run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +218,23 @@ class PlannedPackage:
     artifact: Artifact
     label: str
     """Short, free of hashes, and unique in the plan: the PACKAGE of a report's class name."""
-    section: TestSection
+    sections: tuple[TestSection, ...]
+    """At least one. Each runs in an environment of its own, whatever became of those before."""
     checks: tuple[Check, ...]
     """In the order in which they run; the first is always ``install``."""
+
+    def only(self, section: int) -> PlannedPackage:
+        """Return the package with nothing but this one of its sections and its checks."""
+        return replace(
+            self,
+            sections=(self.sections[section],),
+            checks=tuple(check for check in self.checks if check.section == section),
+        )
+
+    def environment_key(self, section: int) -> str:
+        """Return what names the environment of a section in a host's record."""
+        key = self.artifact.key
+        return f"{key} {self.sections[section].label}" if section else key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +332,7 @@ class HostRecord:
     facts: Facts | None = None
     message: str = ""
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
-    """By package key."""
+    """By package key; that of a section after the first by key and label."""
     phases_s: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each phase: provision, environment, run. The host is released after that,
     while the report is written."""

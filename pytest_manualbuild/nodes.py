@@ -6,6 +6,7 @@ nothing themselves, and never import a file of the recipe.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class PackageNode(pytest.Collector):
     def collect(self) -> Iterator[CheckItem]:
         """Yield the checks, in the order in which they run."""
         for check in self.planned.checks:
-            yield CheckItem.from_parent(self, name=item_name(check), check=check)
+            yield CheckItem.from_parent(self, name=item_name(self.planned, check), check=check)
 
 
 class CheckItem(pytest.Item):
@@ -129,8 +130,14 @@ def visible(line: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
 
 
-def item_name(check: Check) -> str:
+def item_name(planned: PlannedPackage, check: Check) -> str:
     """Return a name for pytest that is free of what breaks its selection: ``::``, ``[``, ``@``."""
+    label = re.sub(r"[^A-Za-z0-9.]+", "-", planned.sections[check.section].label).strip("-")
+    name = _plain_name(check)
+    return f"{label}-{name}" if label else name
+
+
+def _plain_name(check: Check) -> str:
     match check.kind:
         case CheckKind.INSTALL:
             return "install"
@@ -145,7 +152,7 @@ def item_name(check: Check) -> str:
 def nodeids(plan: Plan, root: str) -> dict[str, tuple[str, str, str]]:
     """Return the key of every node id of the plan, below a root of that name."""
     return {
-        f"{root}::{cell.host}::{planned.label}::{item_name(check)}": (
+        f"{root}::{cell.host}::{planned.label}::{item_name(planned, check)}": (
             cell.host,
             cell.package,
             check.name,

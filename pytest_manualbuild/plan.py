@@ -56,12 +56,12 @@ def make(
     folder = recipe.load(recipe_folder, subdir=selected[0].subdir).folder
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
-        (artifact, section_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, sections_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
-        PlannedPackage(artifact=artifact, label=label, section=section, checks=checks(section))
-        for (artifact, section), label in zip(planned, labels, strict=True)
+        PlannedPackage(artifact=artifact, label=label, sections=sections, checks=checks(sections))
+        for (artifact, sections), label in zip(planned, labels, strict=True)
     )
     return Plan(
         recipe=str(folder),
@@ -72,7 +72,7 @@ def make(
     )
 
 
-def section_of(folder: Path, artifact: Artifact) -> TestSection:
+def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
     """Render the recipe with the package's variant; return the tests of its output.
 
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
@@ -90,7 +90,7 @@ def section_of(folder: Path, artifact: Artifact) -> TestSection:
     )
 
 
-def _checked(output: Output, artifact: Artifact) -> TestSection:
+def _checked(output: Output, artifact: Artifact) -> tuple[TestSection, ...]:
     if output.skip:
         raise ArtifactError(
             f"{artifact.key}: the recipe skips {output.name} on {artifact.subdir}.",
@@ -102,44 +102,49 @@ def _checked(output: Output, artifact: Artifact) -> TestSection:
             f" {artifact.subdir}.",
             remedy="Build it again from this recipe.",
         )
-    return output.section
+    return output.sections
 
 
-def checks(section: TestSection) -> tuple[Check, ...]:
-    """Return the checks of a test section in the order in which they run, ``install`` first.
+def checks(sections: Sequence[TestSection]) -> tuple[Check, ...]:
+    """Return the checks of test sections in the order in which they run, ``install`` first.
 
-    Names stay the same from run to run; a repeated one gets `` #2`` and so on.
+    Each section begins with the check that its environment can be made and activated; that of
+    the first one is the package's ``install``. Names stay the same from run to run; a repeated
+    one gets `` #2`` and so on.
     """
-    found = [INSTALL]
-    found += [
-        _script(script.path)
-        for script in section.scripts
-        if not script.path.endswith((".sh", ".bat"))
-    ]
-    found += [
-        Check(
-            name=f"imports: {item.name}"
-            if item.language == "python"
-            else f"imports[{item.language}]: {item.name}",
+    found = []
+    for number, section in enumerate(sections):
+        for check in (INSTALL, *_of(section)):
+            plain = not section.label or (check is INSTALL and not number)
+            name = check.name if plain else f"{section.label}.{check.name}"
+            found.append(replace(check, name=name, section=number))
+    return tuple(_distinct(found))
+
+
+def _of(section: TestSection) -> Iterable[Check]:
+    for script in section.scripts:
+        if not script.path.endswith((".sh", ".bat")):
+            yield _script(script.path)
+    for index, item in enumerate(section.imports):
+        language = "" if item.language == "python" else f"[{item.language}]"
+        yield Check(
+            name=f"imports{language}: {item.name}",
             kind=CheckKind.IMPORT,
             language=item.language,
             text=item.name,
             index=index,
         )
-        for index, item in enumerate(section.imports)
-    ]
-    found += [_script(script.path) for script in section.scripts if script.path.endswith(".sh")]
-    found += [
-        Check(
+    for script in section.scripts:
+        if script.path.endswith(".sh"):
+            yield _script(script.path)
+    for index, command in enumerate(section.commands):
+        yield Check(
             name=f"commands[{index}]: {_one_line(command)}",
             kind=CheckKind.COMMAND,
             language="shell",
             text=command,
             index=index,
         )
-        for index, command in enumerate(section.commands)
-    ]
-    return tuple(_distinct(found))
 
 
 _LANGUAGES = {".py": "python", ".sh": "shell", ".pl": "perl", ".lua": "lua", ".r": "r"}

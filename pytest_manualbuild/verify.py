@@ -87,11 +87,11 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         try:
             inside = package.carried_recipe(path, Path(scratch))
             if inside is not None:
-                carried = plan.section_of(inside, artifact)
+                carried = plan.sections_of(inside, artifact)
         except ManualBuildError:
             carried = None
     try:
-        reviewed = plan.section_of(folder / "recipe", artifact)
+        reviewed = plan.sections_of(folder / "recipe", artifact)
     except ManualBuildError:
         reviewed = None
     return gate.Found(key=key, artifact=artifact, carried=carried, reviewed=reviewed)

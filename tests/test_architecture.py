@@ -16,7 +16,7 @@ ROAD = [
     {"hosts", "shells"},
     {"audit"},
     {"environment", "solver", "_solver"},
-    {"languages", "capture", "section", "execution"},
+    {"languages", "capture", "section", "testfiles", "execution"},
     {"evidence", "reports"},
     {"policy", "gate", "verify"},
     {"targets", "upload"},
