@@ -29,7 +29,15 @@ PREDICATE = "urn:pytest-manualbuild:evidence:v1"
 MOST_BYTES = 256 * 1024 * 1024
 SYNC_S = 0.05
 """Results that come in a burst share one write to disk: 0.8 ms each otherwise."""
-_VIEWS = ("evidence.json", "junit.xml", "summary.md", "matrix.toml", "SHA256SUMS", "receipt.json")
+_VIEWS = (
+    "evidence.json",
+    "junit.xml",
+    "index.html",
+    "summary.md",
+    "matrix.toml",
+    "SHA256SUMS",
+    "receipt.json",
+)
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
 
@@ -186,7 +194,7 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
 
     ``junit_copy`` names a further place for the JUnit report. Raises EvidenceError.
     """
-    from pytest_manualbuild.reports import junit, markdown  # noqa: PLC0415 # views look back here
+    from pytest_manualbuild.reports import html, junit, markdown  # noqa: PLC0415 # they look back
 
     try:
         report = junit.write(evidence)
@@ -204,6 +212,7 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
         statement = json.dumps(_statement(evidence), indent=1, sort_keys=True).encode() + b"\n"
         views = {
             "matrix.toml": evidence.plan.matrix.text.encode(),
+            "index.html": html.render(evidence).encode(),
             "summary.md": markdown.render(evidence).encode(),
             "junit.xml": report,
             "evidence.json": statement,

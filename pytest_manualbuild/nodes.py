@@ -15,12 +15,12 @@ import msgspec
 import pytest
 
 from pytest_manualbuild.model import Check, CheckKind, CheckResult, Outcome, Plan, PlannedPackage
+from pytest_manualbuild.reports.text import tail
 
 PROPERTY = "manualbuild"
 """The user property of a report that carries the result, as JSON: it passes from worker to
 controller and is the same with and without pytest-xdist."""
 Ask = Callable[[tuple[str, str, str]], CheckResult]
-_TAIL_LINES = 40
 
 
 class RecipeNode(pytest.Collector):
@@ -119,15 +119,10 @@ class CheckItem(pytest.Item):
         for title, text in (("stdout", result.stdout), ("stderr", result.stderr)):
             if text.strip():
                 lines.append(f"--- {title} ---")
-                lines += [visible(line) for line in text.splitlines()[-_TAIL_LINES:]]
+                lines += tail(text)
         if result.log:
             lines.append(f"All of its output: {result.log}")
         return "\n".join(lines)
-
-
-def visible(line: str) -> str:
-    """Show control characters instead of sending them to somebody's terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
 
 
 def item_name(planned: PlannedPackage, check: Check) -> str:
