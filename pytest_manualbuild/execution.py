@@ -48,7 +48,8 @@ from pytest_manualbuild.model import (
     Plan,
     PlannedPackage,
 )
-from pytest_manualbuild.section import Place, SectionRun
+from pytest_manualbuild.results import Place
+from pytest_manualbuild.section import Limits, SectionRun
 
 MOST_JOBS = 16
 Key = tuple[str, str, str]
@@ -60,7 +61,7 @@ class Settings:
     """How to run, as asked for on the command line."""
 
     evidence: Path
-    check_timeout_s: float = 600.0
+    limits: Limits
     jobs: int | None = None
     """Hosts at a time; None: as many as there are, at most 16."""
 
@@ -74,6 +75,7 @@ class _Desk:
     doing: str = "waiting"
     facts: Facts | None = None
     message: str = ""
+    warnings: list[str] = field(default_factory=list)
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     started: bool = False
@@ -170,6 +172,7 @@ class Engine:
                 state=self._state(desk),
                 facts=desk.facts,
                 message=desk.message,
+                warnings=tuple(desk.warnings),
                 environments=dict(desk.environments),
                 phases_s=dict(desk.phases_s),
             )
@@ -316,11 +319,20 @@ class Engine:
                 evidence=self._settings.evidence,
             ),
             give,
-            check_timeout_s=self._settings.check_timeout_s,
+            limits=self._settings.limits,
             stopped=self._stop.is_set,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
-        return run.run(connection, testfiles.needed(Path(self._plan.recipe), planned))
+        files = testfiles.needed(Path(self._plan.recipe), planned)
+        try:
+            ended = run.run(connection, files)
+        except HostLost as error:
+            # Only this section may be to blame; whoever comes next gets a host that is there.
+            desk.state, desk.message = "lost", error.problem
+            self._all_broken(host, [planned], error)
+            return False
+        desk.warnings += [f"{planned.label}: {warning}" for warning in ended.warnings]
+        return ended.clean
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = _cause(error)

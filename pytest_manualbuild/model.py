@@ -41,6 +41,7 @@ class Cause(StrEnum):
     # skipped
     RECIPE = "recipe"
     NOT_REACHED = "not-reached"
+    EXIT_0 = "exit-0"  # an earlier command ended their shell well: conda-build calls that passed
     NOT_APPLICABLE = "not-applicable"
     WAIVED = "waived"
     NOT_SELECTED = "not-selected"
@@ -331,6 +332,8 @@ class HostRecord:
     """``tested``, ``unavailable``, ``lost`` or ``never-reached``."""
     facts: Facts | None = None
     message: str = ""
+    warnings: tuple[str, ...] = ()
+    """What tests did to it beside passing or failing, in sentences."""
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
     """By package key; that of a section after the first by key and label."""
     phases_s: dict[str, float] = field(default_factory=dict)

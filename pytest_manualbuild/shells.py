@@ -52,11 +52,11 @@ done
 """
 _ALONE_S = 1.0
 _MOST_BEHIND = 4 * 1024 * 1024
-# The script comes through a pipe and is gone from it before its first line runs, so that no
-# file and no list of processes shows the nonce in it.
-_READ_SCRIPT = (
+READ_SCRIPT = (
     'exec 9<&0 </dev/null; _mb_text=$(</dev/fd/9); exec 9<&-; eval "unset _mb_text; $_mb_text"'
 )
+"""What bash is given with ``-c`` to run the script on its standard input. All of it is read before
+its first line runs, so that no file, no pipe and no list of processes shows the words in it."""
 
 Stream = Literal["stdout", "stderr"]
 
@@ -259,7 +259,7 @@ class ShellConnection:
         self._send(
             "_mb_setsid=; command -v setsid >/dev/null 2>&1 && _mb_setsid=setsid\n"
             f"{{ base64 -d <<'{exit_nonce}' |"
-            f" $_mb_setsid env -i {environment} bash -c {shlex.quote(_READ_SCRIPT)} bash\n"
+            f" $_mb_setsid env -i {environment} bash -c {shlex.quote(READ_SCRIPT)} bash\n"
             f"{text}{exit_nonce}\n"
             f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )

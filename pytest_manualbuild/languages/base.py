@@ -7,12 +7,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pytest_manualbuild.marks import Marks, Said
 from pytest_manualbuild.model import Check, CheckKind
 
 Numbered = tuple[int, Check]
 """A check with its position in the plan."""
 Parses = Callable[[Sequence[str]], list[bool]]
 """Says of each text whether the host's own bash takes it for whole statements."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What a language needs of the section in which its piece runs."""
+
+    parses: Parses
+    marks: Marks
+
+    def begin(self, *numbers: int) -> str:
+        """Return the line that says that these checks begin."""
+        return f"mark {self.marks.new(Said.BEGUN, *numbers)}\n"
+
+    def end(self, *numbers: int, status: str = "$_mb_status") -> str:
+        """Return the line that says that these checks ended, with a status in shell syntax."""
+        return f'mark "{self.marks.new(Said.ENDED, *numbers)} {status}"\n'
+
+    def measured(self, number: int, command: str) -> str:
+        """Return the lines that run a command as one check."""
+        return f"{self.begin(number)}_mb_status=0\n{command} || _mb_status=$?\n{self.end(number)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +59,7 @@ class TestLanguage(Protocol):
         """The conda package that its tests need; empty if they need none."""
         ...
 
-    def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
+    def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
         """Return the script that runs these checks; ``scripts`` has the recipe's ``run_test.*``."""
         ...
 
@@ -46,6 +67,7 @@ class TestLanguage(Protocol):
 def one_process_each(
     checks: Sequence[Numbered],
     scripts: dict[str, bytes],
+    site: Site,
     *,
     script: Callable[[str], str],
     load: Callable[[str], str],
@@ -62,8 +84,5 @@ def one_process_each(
             command = script(shlex.quote(check.text))
         else:
             command = load(check.text)
-        text += (
-            f"mark 'begin {number}'\n_mb_status=0\n{command} || _mb_status=$?\n"
-            f'mark "end {number} $_mb_status"\n'
-        )
+        text += site.measured(number, command)
     return Piece(script=text, files=files)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Parses, Piece, one_process_each
+from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
 
 NAME = "perl"
 PACKAGE = "perl"
@@ -24,14 +24,13 @@ if (defined NAME->VERSION) {
 """
 
 
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
-    """Return the script for ``run_test.pl`` and the imports (``parses`` is for shells)."""
-    del parses
+def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
+    """Return the script for ``run_test.pl`` and the imports."""
 
     def load(name: str) -> str:
         program = f"use {name};" + ("" if " " in name else _VERSION.replace("NAME", name))
         return f'"$PREFIX/bin/perl" -e {shlex.quote(program)}'
 
     return one_process_each(
-        checks, scripts, script=lambda path: f'"$PREFIX/bin/perl" {path}', load=load
+        checks, scripts, site, script=lambda path: f'"$PREFIX/bin/perl" {path}', load=load
     )
