@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_manualbuild import preamble
 from pytest_manualbuild.capture import Capture
 from pytest_manualbuild.environment import post_link
 from pytest_manualbuild.errors import Interrupted
@@ -44,11 +45,12 @@ PKG_NAME={name} PKG_VERSION={version} PKG_BUILDNUM={number} ROOT_PREFIX=$PREFIX 
 _ACTIVATE = """\
 set -e
 cd {work}
+_mb_work=$PWD
 export PATH={prefix}/bin:$PATH
 for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
   if [ -e "$_mb_script" ]; then . "$_mb_script"; fi
 done
-set +e
+{too}set +e
 unset _mb_script
 mark 'activated'
 """
@@ -85,9 +87,11 @@ class SectionRun:
         *,
         check_timeout_s: float,
         stopped: Callable[[], bool],
+        build: LinkedEnvironment | None = None,
     ) -> None:
         self._planned = planned
         self._environment = environment
+        self._build = build
         self._place = place
         self._give = give
         self._check_timeout_s = check_timeout_s
@@ -133,10 +137,14 @@ class SectionRun:
             ]
 
         prefix = shlex.quote(self._environment.prefix)
+        (section,) = self._planned.sections
+        too = preamble.activate_too(self._build)
         script = variables(self._planned.artifact, self._environment, work)
+        script += preamble.before(section, self._planned.artifact)
         for name in self._environment.post_link:
             script += _post_link(next(p for p in self._environment.packages if p.name == name))
-        script += _ACTIVATE.format(prefix=prefix, work=shlex.quote(work))
+        script += _ACTIVATE.format(prefix=prefix, work=shlex.quote(work), too=too)
+        script += preamble.after(section)
         files = dict(scripts)
         for language in LANGUAGES:
             numbered = [

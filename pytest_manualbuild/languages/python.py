@@ -67,6 +67,13 @@ while [ "$_mb_next" -lt {stop} ]; do
   fi
 done
 """
+# rattler-build runs `pip check`; a pip of the host must not stand in for the environment's.
+_PIP_CHECK = """\
+mark 'begin {number}'
+_mb_status=0
+"$PREFIX/bin/python" -m pip check || _mb_status=$?
+mark "end {number} $_mb_status"
+"""
 
 
 def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
@@ -80,12 +87,15 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses)
             files[check.text] = scripts[check.text]
             script += (
                 f"mark 'begin {number}'\n_mb_status=0\n"
-                f'"$PREFIX/bin/python" -s {check.text} || _mb_status=$?\n'
+                f'"$PREFIX/bin/python" -s "$_mb_work"/{check.text} || _mb_status=$?\n'
                 f'mark "end {number} $_mb_status"\n'
             )
-        else:
+        elif check.kind is CheckKind.IMPORT:
             imports.append((number, check.text))
     if imports:
         files["_manualbuild_imports.py"] = f"IMPORTS = {imports!r}\n{_DRIVER}".encode()
         script += _RUN_IMPORTS.format(first=imports[0][0], stop=imports[-1][0] + 1)
+    for number, check in checks:
+        if check.kind is CheckKind.PIP_CHECK:
+            script += _PIP_CHECK.format(number=number)
     return Piece(script=script, files=files)

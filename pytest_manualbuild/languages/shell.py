@@ -50,7 +50,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses)
         # Sourced in a subshell: bash reads it line by line, as it reads a script, and its
         # `exit` ends no more than it would end there. The status needs no mark of its own
         # unless it is bad: then the last check that began is the one that failed.
-        script='( set -e; . "$PWD/_manualbuild_run_test.sh" )\nmark "shell $?"\n',
+        script='( set -e; . "$_mb_work/_manualbuild_run_test.sh" )\nmark "shell $?"\n',
         files={"_manualbuild_run_test.sh": text},
     )
 
