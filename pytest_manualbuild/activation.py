@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 
-from pytest_manualbuild import aftermath
+from pytest_manualbuild import aftermath, preamble
 from pytest_manualbuild.environment import post_link
 from pytest_manualbuild.marks import Marks, Said
-from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment, PlannedPackage
 
 # What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.
 _POST_LINK = """\
@@ -22,29 +22,40 @@ _mb_bash=/bin/bash
 [ -x "$_mb_bash" ] || _mb_bash=$(command -v bash)
 set -e
 cd {work}
+_mb_work=$PWD
 export PATH={prefix}/bin:$PATH
 for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
   if [ -e "$_mb_script" ]; then . "$_mb_script"; fi
 done
-set +e
-cd {work}
+{too}set +e
+cd "$_mb_work"
 unset _mb_script
 {started}mark {mark}
-"""
+{after}"""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def script(artifact: Artifact, environment: LinkedEnvironment, folder: str, marks: Marks) -> str:
-    """Return the bash script that makes the environment active, in ``work`` below that folder."""
+def script(
+    planned: PlannedPackage,
+    environment: LinkedEnvironment,
+    build: LinkedEnvironment | None,
+    folder: str,
+    marks: Marks,
+) -> str:
+    """Return the bash script that makes the environments active, in ``work`` below that folder."""
+    (section,) = planned.sections
     work = f"{folder}/work"
-    text = variables(artifact, environment, work)
+    text = variables(planned.artifact, environment, work)
+    text += preamble.before(section, planned.artifact)
     for name in environment.post_link:
         text += _post_link(next(p for p in environment.packages if p.name == name), marks)
     return text + _ACTIVATE.format(
         prefix=shlex.quote(environment.prefix),
         work=shlex.quote(work),
+        too=preamble.activate_too(build),
         started=aftermath.before(folder),
         mark=marks.new(Said.ACTIVATED),
+        after=preamble.after(section),
     )
 
 

@@ -8,7 +8,6 @@ the package's failure.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,24 +20,14 @@ from pathlib import Path
 from pytest_manualbuild import hosts, testfiles
 from pytest_manualbuild.environment import Environments
 from pytest_manualbuild.errors import (
-    ChannelError,
-    EnvironmentBroken,
     HostError,
     HostLost,
-    HostUnavailable,
     Interrupted,
-    ManualBuildError,
-    NotApplicable,
-    Uninstallable,
-    Unsolvable,
 )
-from pytest_manualbuild.hosts.base import Connection, Provider
-from pytest_manualbuild.hosts.facts import virtual_packages
+from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.model import (
     Cause,
-    Check,
     CheckResult,
     Facts,
     Host,
@@ -48,6 +37,7 @@ from pytest_manualbuild.model import (
     Plan,
     PlannedPackage,
 )
+from pytest_manualbuild.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.results import Place
 from pytest_manualbuild.section import Limits, SectionRun
 
@@ -91,30 +81,6 @@ class _Desk:
 
     def progress(self, doing: str) -> None:
         self.doing = doing
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Section:
-    """One test section of a package: it has an environment and a folder of its own."""
-
-    planned: PlannedPackage
-    """With nothing but this section and its checks."""
-    environment: str
-    """What names its environment in the host's record."""
-    place: str
-    """What tells its folder on a host from those of others: 64 hexadecimal digits."""
-
-    @classmethod
-    def all(cls, planned: PlannedPackage) -> Iterator[_Section]:
-        """Yield the sections of a package in their order."""
-        for number in range(len(planned.sections)):
-            key = planned.environment_key(number)
-            text = f"{planned.artifact.sha256}{key.removeprefix(planned.artifact.key)}"
-            yield cls(
-                planned=planned.only(number),
-                environment=key,
-                place=hashlib.sha256(text.encode()).hexdigest() if number else text,
-            )
 
 
 class Engine:
@@ -219,25 +185,30 @@ class Engine:
         with desk.phase("provision"):
             desk.progress("looking at the host")
             desk.facts = provider.probe(host, self._run, desk.progress)
-        ready = [
-            [
-                section
-                for section in _Section.all(planned)
-                if self._environment(desk, provider, desk.facts, section)
-            ]
-            for planned in packages
-        ]
+        preparation = Preparation(
+            host=host,
+            run=self._run,
+            provider=provider,
+            facts=desk.facts,
+            recipe=Path(self._plan.recipe),
+            environments=self._environments,
+            progress=desk.progress,
+            give=self._give,
+            linked=desk.environments,
+        )
+        with desk.phase("environment"):
+            ready = preparation.ready(packages)
         together = [list(chain(*ready))] if host.isolation == "host" else ready
         for batch in together:
-            self._batch(desk, provider, batch)
+            self._batch(desk, preparation, batch)
 
-    def _batch(self, desk: _Desk, provider: Provider, batch: list[_Section]) -> None:
+    def _batch(self, desk: _Desk, preparation: Preparation, batch: list[Section]) -> None:
         """Run test sections on one host one after the other; a host left dirty is replaced."""
-        left = list(batch)
+        left, provider = list(batch), preparation.provider
         while left:
             if self._stop.is_set():
                 raise Interrupted("The run was interrupted.", remedy="Run it again.")
-            environments = [desk.environments[one.environment] for one in left]
+            environments = [env for one in left for env in preparation.of(one)]
             with desk.phase("provision"):
                 desk.progress("starting")
                 connection = provider.start(desk.host, self._run, environments, desk.progress)
@@ -245,137 +216,66 @@ class Engine:
                 clean = True
                 while left and clean:
                     with desk.phase("run"):
-                        clean = self._section(desk, provider, connection, left.pop(0))
+                        clean = self._section(desk, preparation, connection, left.pop(0))
             finally:
                 desk.progress("releasing")
                 connection.close()
-
-    def _environment(
-        self, desk: _Desk, provider: Provider, facts: Facts, section: _Section
-    ) -> bool:
-        """Have a section's environment linked; give the results at once where there is none."""
-        host, planned, artifact = desk.host, section.planned, section.planned.artifact
-        used = {check.language for check in planned.checks}
-        # As conda-build adds them for the run_test.* that it finds or makes.
-        requires = [*planned.sections[0].requires]
-        requires += [one.PACKAGE for one in LANGUAGES if one.PACKAGE and one.NAME in used]
-        try:
             with desk.phase("environment"):
-                desk.environments[section.environment] = self._environments.prepare(
-                    artifact,
-                    requires=requires,
-                    virtual_packages=virtual_packages(facts, host.subdir),
-                    subdir=host.subdir,
-                    placement=provider.placement(host, self._run, section.place),
-                    progress=desk.progress,
-                )
-        except NotApplicable as error:
-            for check in planned.checks:
-                self._give(
-                    _result(
-                        host, planned, check, Outcome.SKIPPED, Cause.NOT_APPLICABLE, error.problem
-                    )
-                )
-        except (Unsolvable, Uninstallable) as error:
-            cause = Cause.UNSOLVABLE if isinstance(error, Unsolvable) else Cause.UNINSTALLABLE
-            first, *rest = planned.checks
-            self._give(_result(host, planned, first, Outcome.FAILED, cause, str(error)))
-            for check in rest:
-                self._give(
-                    _result(
-                        host,
-                        planned,
-                        check,
-                        Outcome.SKIPPED,
-                        Cause.NOT_REACHED,
-                        "Its environment was not made.",
-                    )
-                )
-        except (ChannelError, EnvironmentBroken) as error:
-            self._all_broken(host, [planned], error)
-        else:
-            return True
-        return False
+                # Those that were linked in place went away with the host.
+                left = [one for one in left if preparation.link(one)]
 
     def _section(
-        self, desk: _Desk, provider: Provider, connection: Connection, section: _Section
+        self, desk: _Desk, preparation: Preparation, connection: Connection, section: Section
     ) -> bool:
         host, planned = desk.host, section.planned
         done = 0
 
-        def give(result: CheckResult) -> None:
+        def give(given: CheckResult) -> None:
             nonlocal done
             done += 1
             desk.progress(f"{planned.label} {done}/{len(planned.checks)}")
-            self._give(result)
+            section.give(given)
 
+        environment, *build = preparation.of(section)
         run = SectionRun(
             planned,
-            desk.environments[section.environment],
+            environment,
             Place(
                 host=host.name,
-                folder=provider.placement(host, self._run, section.place).root,
-                logs=self._settings.evidence / "logs" / host.name / planned.label,
+                folder=preparation.placement(section).root,
+                logs=self._settings.evidence / "logs" / host.name / section.logs,
                 evidence=self._settings.evidence,
             ),
             give,
             limits=self._settings.limits,
             stopped=self._stop.is_set,
+            build=build[0] if build else None,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
-        files = testfiles.needed(Path(self._plan.recipe), planned)
+        files = testfiles.needed(section.recipe, planned)
         try:
+            if inside := testfiles.in_prefix(section.recipe, planned):
+                connection.put(environment.prefix, inside)
             ended = run.run(connection, files)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
             desk.state, desk.message = "lost", error.problem
-            self._all_broken(host, [planned], error)
+            for check in planned.checks:
+                section.give(
+                    result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
+                )
             return False
         desk.warnings += [f"{planned.label}: {warning}" for warning in ended.warnings]
         return ended.clean
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
-        cause = _cause(error)
+        cause = cause_of(error)
         for planned in packages:
             for check in planned.checks:
-                self._give(_result(host, planned, check, Outcome.ERROR, cause, str(error)))
+                self._give(result(host, planned, check, Outcome.ERROR, cause, str(error)))
 
-    def _give(self, result: CheckResult) -> None:
+    def _give(self, given: CheckResult) -> None:
         """Hand out a result; the first one of a check stays, and unselected ones are dropped."""
-        future = self._futures.get((result.host, result.package, result.check))
+        future = self._futures.get((given.host, given.package, given.check))
         if future is not None and not future.done():
-            future.set_result(result)
-
-
-def _result(  # private, and each call would only repeat the names
-    host: Host,
-    planned: PlannedPackage,
-    check: Check,
-    outcome: Outcome,
-    cause: Cause,
-    message: str,
-) -> CheckResult:
-    return CheckResult(
-        host=host.name,
-        package=planned.artifact.key,
-        check=check.name,
-        outcome=outcome,
-        cause=cause,
-        message=message,
-    )
-
-
-def _cause(error: ManualBuildError) -> Cause:
-    match error:
-        case HostLost():
-            return Cause.HOST_LOST
-        case HostUnavailable():
-            return Cause.HOST_UNAVAILABLE
-        case ChannelError():
-            return Cause.CHANNEL
-        case EnvironmentBroken():
-            return Cause.ENVIRONMENT
-        case Interrupted():
-            return Cause.INTERRUPTED
-        case _:
-            return Cause.INTERNAL
+            future.set_result(given)

@@ -31,6 +31,7 @@ class Cause(StrEnum):
     TEST_FAILED = "test-failed"  # a test left a file of that name
     UNSOLVABLE = "unsolvable"
     UNINSTALLABLE = "uninstallable"
+    CONTENTS = "contents"  # the package file does not hold what it must
     # error
     HOST_UNAVAILABLE = "host-unavailable"
     HOST_LOST = "host-lost"
@@ -54,6 +55,10 @@ class CheckKind(StrEnum):
     IMPORT = "import"
     COMMAND = "command"
     SCRIPT = "script"
+    USE = "use"  # an import in Perl that nothing more is asked of than to be found
+    PIP_CHECK = "pip-check"
+    CONTENTS = "contents"  # of the package file; needs no environment
+    DOWNSTREAM = "downstream"  # the tests of another package, beside this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,18 @@ class Import:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContentsRule:
+    """One line of a ``package_contents`` test."""
+
+    kind: str
+    """``files``, ``bin``, ``lib``, ``include``, ``site_packages`` or ``strict``."""
+    glob: str = ""
+    """As the recipe has it; empty for ``strict``: every file is named by another rule."""
+    exists: bool = True
+    """Whether a file must match, or none may."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TestSection:
     """Tests that share an environment of their own: the reviewed text of the tests.
 
@@ -108,6 +125,22 @@ class TestSection:
     files: tuple[TestFile, ...] = ()
     source_files: tuple[str, ...] = ()
     downstreams: tuple[str, ...] = ()
+    schema: int = 0
+    """Whose rules hold: 0 those of ``meta.yaml``, 1 those of ``recipe.yaml``."""
+    pip_check: bool = False
+    script: str | None = None
+    """A text to run whole; None: the commands are run, or there is nothing to run."""
+    interpreter: str = ""
+    """The language of ``script``, one of ours; empty: it is for the shell."""
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    """The folder of commands, script and files, below the prefix; empty: one outside of it."""
+    build_requires: tuple[str, ...] = ()
+    """What a second environment holds, whose programs are found first."""
+    contents: tuple[ContentsRule, ...] = ()
+    """What the package file must hold; a section with such rules has nothing else to run."""
+    unrunnable: str = ""
+    """Why this version cannot run the section, in a sentence; its checks are skipped then."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from pytest_manualbuild import recipe
+from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.model import Check, CheckKind, CheckResult, Outcome, Plan, PlannedPackage
 from pytest_manualbuild.reports.text import tail
 
@@ -30,6 +32,7 @@ class RecipeNode(pytest.Collector):
         super().__init__(**kwargs)
         self.plan = plan
         self.ask = ask
+        self.file = recipe.file(Path(plan.recipe))
 
     def collect(self) -> Iterator[HostNode]:
         """Yield the hosts that have something to test, in the order of the matrix."""
@@ -106,8 +109,7 @@ class CheckItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Say in headings which check of which package on which host it is."""
         host, _, check = self.key
-        recipe = Path(self.parent.parent.parent.plan.recipe) / "meta.yaml"
-        return recipe, 0, f"{host}: {self.parent.name}: {check}"
+        return self.parent.parent.parent.file, 0, f"{host}: {self.parent.name}: {check}"
 
     def _story(self, result: CheckResult) -> str:
         host, package, _ = self.key
@@ -129,6 +131,8 @@ def item_name(planned: PlannedPackage, check: Check) -> str:
     """Return a name for pytest that is free of what breaks its selection: ``::``, ``[``, ``@``."""
     label = re.sub(r"[^A-Za-z0-9.]+", "-", planned.sections[check.section].label).strip("-")
     name = _plain_name(check)
+    if check.name == name:
+        return name  # the `install` of the package, whichever section proves it
     return f"{label}-{name}" if label else name
 
 
@@ -136,12 +140,16 @@ def _plain_name(check: Check) -> str:
     match check.kind:
         case CheckKind.INSTALL:
             return "install"
-        case CheckKind.IMPORT:
+        case CheckKind.IMPORT | CheckKind.USE:
             return f"imports-{check.index}"
         case CheckKind.COMMAND:
             return f"commands-{check.index}"
+        case CheckKind.SCRIPT if check.text == INLINE:
+            return "script"
         case CheckKind.SCRIPT:
             return check.text.replace("/", "-")
+        case CheckKind.PIP_CHECK | CheckKind.CONTENTS | CheckKind.DOWNSTREAM:
+            return f"{check.kind}-{check.index}"
 
 
 def nodeids(plan: Plan, root: str) -> dict[str, tuple[str, str, str]]:

@@ -10,21 +10,18 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pytest_manualbuild import package, recipe
+from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ArtifactError, ManualBuildError, MatrixError
 from pytest_manualbuild.model import (
     Artifact,
     Cell,
-    Check,
-    CheckKind,
     Host,
     Matrix,
     Output,
@@ -33,8 +30,6 @@ from pytest_manualbuild.model import (
     TestSection,
 )
 
-INSTALL = Check(name="install", kind=CheckKind.INSTALL)
-_NAME_LENGTH = 80
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
@@ -103,72 +98,6 @@ def _checked(output: Output, artifact: Artifact) -> tuple[TestSection, ...]:
             remedy="Build it again from this recipe.",
         )
     return output.sections
-
-
-def checks(sections: Sequence[TestSection]) -> tuple[Check, ...]:
-    """Return the checks of test sections in the order in which they run, ``install`` first.
-
-    Each section begins with the check that its environment can be made and activated; that of
-    the first one is the package's ``install``. Names stay the same from run to run; a repeated
-    one gets `` #2`` and so on.
-    """
-    found = []
-    for number, section in enumerate(sections):
-        for check in (INSTALL, *_of(section)):
-            plain = not section.label or (check is INSTALL and not number)
-            name = check.name if plain else f"{section.label}.{check.name}"
-            found.append(replace(check, name=name, section=number))
-    return tuple(_distinct(found))
-
-
-def _of(section: TestSection) -> Iterable[Check]:
-    for script in section.scripts:
-        if not script.path.endswith((".sh", ".bat")):
-            yield _script(script.path)
-    for index, item in enumerate(section.imports):
-        language = "" if item.language == "python" else f"[{item.language}]"
-        yield Check(
-            name=f"imports{language}: {item.name}",
-            kind=CheckKind.IMPORT,
-            language=item.language,
-            text=item.name,
-            index=index,
-        )
-    for script in section.scripts:
-        if script.path.endswith(".sh"):
-            yield _script(script.path)
-    for index, command in enumerate(section.commands):
-        yield Check(
-            name=f"commands[{index}]: {_one_line(command)}",
-            kind=CheckKind.COMMAND,
-            language="shell",
-            text=command,
-            index=index,
-        )
-
-
-_LANGUAGES = {".py": "python", ".sh": "shell", ".pl": "perl", ".lua": "lua", ".r": "r"}
-
-
-def _script(path: str) -> Check:
-    language = _LANGUAGES.get(Path(path).suffix, "")
-    return Check(name=path, kind=CheckKind.SCRIPT, language=language, text=path)
-
-
-def _one_line(command: str) -> str:
-    line = " ".join(command.split())
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "…"
-
-
-def _distinct(found: Iterable[Check]) -> Iterable[Check]:
-    seen: Counter[str] = Counter()
-    for check in found:
-        seen[check.name] += 1
-        if seen[check.name] == 1:
-            yield check
-        else:
-            yield replace(check, name=f"{check.name} #{seen[check.name]}")
 
 
 def cells(hosts: Iterable[Host], artifacts: Sequence[Artifact]) -> tuple[Cell, ...]:

@@ -66,9 +66,11 @@ class SectionRun:
         *,
         limits: Limits,
         stopped: Callable[[], bool],
+        build: LinkedEnvironment | None = None,
     ) -> None:
         self._planned = planned
         self._environment = environment
+        self._build = build
         self._folder = place.folder
         self._work = f"{place.folder}/work"
         self._limits = limits
@@ -112,7 +114,7 @@ class SectionRun:
 
         site = Site(parses=parses, marks=self._marks)
         script = activation.script(
-            self._planned.artifact, self._environment, self._folder, self._marks
+            self._planned, self._environment, self._build, self._folder, self._marks
         )
         files = dict(scripts)
         for language in LANGUAGES:

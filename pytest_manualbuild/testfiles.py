@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from pytest_manualbuild import archive
+from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.errors import EnvironmentBroken
 from pytest_manualbuild.model import PlannedPackage, TestFile
 
@@ -14,13 +15,17 @@ _GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)
 
 
 def needed(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
-    """Return the files that the package's only section needs, by their path on the host.
+    """Return the files that go into the folder of the package's only section, by their path.
 
     Those of the recipe come from its folder; EnvironmentBroken when one changed since it was
     planned. Those from the sources come from the package, which is all that keeps them.
     """
     (section,) = planned.sections
     files: dict[str, bytes] = {}
+    if section.script is not None:
+        files[INLINE] = section.script.encode()
+    if section.schema:
+        return files
     if section.source_files:
         # The sources are not here; conda-build keeps what they gave in the package.
         members = archive.info_members(Path(planned.artifact.path))
@@ -31,6 +36,17 @@ def needed(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
         }
     files |= {file.path: _reviewed(recipe, file) for file in (*section.scripts, *section.files)}
     return files
+
+
+def in_prefix(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
+    """Return the files that go over the package's own ones, by their path below the prefix.
+
+    rattler-build installs test files with the package; the reviewed ones are what is run.
+    """
+    (section,) = planned.sections
+    if not section.schema:
+        return {}
+    return {f"{section.cwd}/{file.path}": _reviewed(recipe, file) for file in section.files}
 
 
 def _reviewed(folder: Path, file: TestFile) -> bytes:

@@ -7,10 +7,11 @@ each check gets its own result although several share one process.
 
 from __future__ import annotations
 
-from pytest_manualbuild.languages import lua, perl, python, r, shell
+from pytest_manualbuild.languages import lua, perl, python, r, ruby, shell
 from pytest_manualbuild.languages.base import Piece, Site, TestLanguage
 
-# In the order in which conda-build runs them (create_test.py): py, pl, lua, r, then the shell.
-LANGUAGES: tuple[TestLanguage, ...] = (python, perl, lua, r, shell)
+# In the order in which conda-build runs them (create_test.py): py, pl, lua, r, then the shell;
+# a section of rattler-build has one language.
+LANGUAGES: tuple[TestLanguage, ...] = (python, perl, lua, r, ruby, shell)
 
 __all__ = ["LANGUAGES", "Piece", "Site", "TestLanguage"]

@@ -41,7 +41,7 @@ class Piece:
     """One language's part of the script that runs on the host."""
 
     script: str
-    """Bash; runs in the folder of the tests, with the environment active."""
+    """Bash; runs with the environment active. Its files lie in ``$_mb_work``."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Files that it needs, by their path relative to the folder of the tests."""
 
@@ -74,14 +74,15 @@ def one_process_each(
 ) -> Piece:
     """Run each script and each import in a process of its own.
 
-    ``script`` and ``load`` return the command for a script's path and for a module's name.
+    ``script`` and ``load`` return the command for a script's path, which is quoted, and for a
+    module's name.
     """
     text = ""
     files: dict[str, bytes] = {}
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
             files[check.text] = scripts[check.text]
-            command = script(shlex.quote(check.text))
+            command = script(f'"$_mb_work"/{shlex.quote(check.text)}')
         else:
             command = load(check.text)
         text += site.measured(number, command)

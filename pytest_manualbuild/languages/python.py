@@ -63,7 +63,7 @@ _RUN_IMPORTS = r"""_mb_names=({names})
 _mb_keys=({keys})
 _mb_begins=({begins})
 _mb_ends=({ends})
-_mb_say=${{PWD%/*}}/say _mb_hear=${{PWD%/*}}/hear
+_mb_say=${{_mb_work%/*}}/say _mb_hear=${{_mb_work%/*}}/hear
 PATH={system} rm -f "$_mb_say" "$_mb_hear"
 PATH={system} mkfifo "$_mb_say" "$_mb_hear"
 _mb_next=0
@@ -104,8 +104,9 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
             files[check.text] = scripts[check.text]
-            script += site.measured(number, f'"$PREFIX/bin/python" -s {shlex.quote(check.text)}')
-        else:
+            path = shlex.quote(check.text)
+            script += site.measured(number, f'"$PREFIX/bin/python" -s "$_mb_work"/{path}')
+        elif check.kind is CheckKind.IMPORT:
             imports.append((number, check.text))
     if imports:
         script += _RUN_IMPORTS.format(
@@ -117,4 +118,8 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             driver=shlex.quote(_DRIVER),
             system=SYSTEM_PATH,
         )
+    for number, check in checks:
+        if check.kind is CheckKind.PIP_CHECK:
+            # As rattler-build does; a pip of the host must not stand in for the environment's.
+            script += site.measured(number, '"$PREFIX/bin/python" -m pip check')
     return Piece(script=script, files=files)

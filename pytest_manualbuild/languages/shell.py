@@ -26,7 +26,7 @@ PACKAGE = ""
 _MARK = '{{ _mb_mark "{word} $?" "$_" && : "$_"; }} 2>/dev/null\n'
 # The name of the mark in there is one that no program has.
 _RUN = """\
-printf '_mb_%s\n%s' "$(declare -f mark)" {text} | "$_mb_bash" -e -c {read} "$PWD/run_test.sh"
+printf '_mb_%s\n%s' "$(declare -f mark)" {text} | "$_mb_bash" -e -c {read} "$_mb_work/run_test.sh"
 mark "{ended} ${{PIPESTATUS[1]}}"
 """
 _MOST_TRIES = 256
