@@ -129,11 +129,14 @@ class CheckItem(pytest.Item):
 
 def item_name(planned: PlannedPackage, check: Check) -> str:
     """Return a name for pytest that is free of what breaks its selection: ``::``, ``[``, ``@``."""
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", planned.sections[check.section].label).strip("-")
     name = _plain_name(check)
-    if check.name == name:
+    label = planned.sections[check.section].label
+    if not label or check.name == name:
         return name  # the `install` of the package, whichever section proves it
-    return f"{label}-{name}" if label else name
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+    # What was lost of `tests[0][>=3.9]` must not make two names one.
+    lost = f"-{check.section}" if re.search(r"[^A-Za-z0-9.\[\]]", label) else ""
+    return f"{plain}{lost}-{name}"
 
 
 def _plain_name(check: Check) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-MOST_MEMORY = 1 << 30
-"""Bytes of address space; the library itself maps 150 MB."""
+MOST_MEMORY = 384 << 20
+"""Bytes of address space; the library itself maps 100 MB of them."""
 MOST_VARIANTS = 1000
 _VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
 """In the order in which rattler-build lets the later one win."""
@@ -25,7 +25,8 @@ _VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
 def render(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the outputs of a recipe, each as rattler-build describes it (stage 1).
 
-    ``variant`` of the request is the exact variant, or None for the files beside the recipe.
+    ``variant`` of the request has the values that a package was built with; whatever it does not
+    name, and everything where it is None, comes from the files beside the recipe.
     """
     from rattler_build import (  # noqa: PLC0415 # only in this child
         JinjaConfig,
@@ -49,18 +50,20 @@ def render(asked: Mapping[str, Any]) -> dict[str, Any]:
         )
         return str(one.get_values("k")[0])[1:]  # type: ignore[index] # it was just given
 
-    if asked["variant"] is not None:
-        variants = VariantConfig({key: [value] for key, value in asked["variant"].items()})
-    else:
-        variants = VariantConfig()
-        for file in _VARIANT_FILES:
-            if (path.parent / file).is_file():
-                read = (
-                    VariantConfig.from_conda_build_config
-                    if file == "conda_build_config.yaml"
-                    else VariantConfig.from_file_with_context
-                )
-                variants = variants.merge(read(path.parent / file, jinja({})))
+    variants = VariantConfig()
+    for file in _VARIANT_FILES:
+        if (path.parent / file).is_file():
+            read = (
+                VariantConfig.from_conda_build_config
+                if file == "conda_build_config.yaml"
+                else VariantConfig.from_file_with_context
+            )
+            variants = variants.merge(read(path.parent / file, jinja({})))
+    if (exact := asked["variant"]) is not None:
+        # A package names what its own output used; other outputs may need the rest of the files.
+        zipped = [keys for keys in variants.zip_keys or [] if not exact.keys() & set(keys)]
+        given = {key: [value] for key, value in exact.items()}
+        variants = VariantConfig({**variants.to_dict(), **given}, zipped)
     recipe = Stage0Recipe.from_file(path)
     outputs = []
     for rendered in recipe.render(variants, RenderConfig(platform=platform)):

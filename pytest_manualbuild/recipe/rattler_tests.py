@@ -173,20 +173,16 @@ def _python(given: _Test) -> Iterator[TestSection]:
     test = given.part("python", "imports", "pip_check", "python_version")
     pip = test.get("pip_check", True) is True
     versions = test.get("python_version")
-    for version in versions if isinstance(versions, list) else [versions]:
+    for version in dict.fromkeys(versions) if isinstance(versions, list) else [versions]:
         requires = ("pip",) if pip else ()
         if version is not None:
-            requires = (_python_spec(str(version)), *requires)
+            requires = (f"python={version}", *requires)
         yield TestSection(
             label=f"{given.label}[{version}]" if isinstance(versions, list) else given.label,
             imports=_imports("python", given.texts_of(test.get("imports"))),
             pip_check=pip,
             requires=requires,
         )
-
-
-def _python_spec(version: str) -> str:
-    return f"python={version}" if version[:1].isdigit() else f"python {version}"
 
 
 def _imports(language: str, names: Sequence[str]) -> tuple[Import, ...]:
@@ -245,7 +241,7 @@ def _script(given: _Test) -> Iterator[TestSection]:
     needs = given.part("requirements", "run", "build")
     named = given.part("files", "recipe", "source")
     copied = _files(given, named.get("recipe"))
-    from_sources = _globs(given, named.get("source"))
+    from_sources = given.texts_of(named.get("source"))
     text, interpreter = _text(given, described, explicit=isinstance(script, dict))
     requires, build_requires = _specs(given, needs.get("run")), _specs(given, needs.get("build"))
     if not any((text, requires, build_requires, named)):
@@ -318,30 +314,16 @@ def _read(given: _Test, path: Path) -> str:
         raise given.wrong(f"{described.path} is not UTF-8") from error
 
 
-def _globs(given: _Test, value: object) -> tuple[str, ...]:
-    """Return globs as texts, those that leave files out with a ``!`` before them."""
-    if not isinstance(value, dict):
-        return given.texts_of(value)
-    return (
-        *given.texts_of(value.get("include")),
-        *(f"!{one}" for one in given.texts_of(value.get("exclude"))),
-    )
-
-
 def _files(given: _Test, value: object) -> tuple[TestFile, ...]:
-    chosen = _globs(given, value)
+    chosen = given.texts_of(value)
     if given.source.recipe is None or not chosen:
         return ()
     folder = given.source.folder
-    include = [one for one in chosen if not one.startswith("!")]
-    exclude = [one[1:] for one in chosen if one.startswith("!")]
-    found = []
-    for path in files(folder):
-        name = path.relative_to(folder).as_posix()
-        taken = not include or any(globs.selects(one, name) for one in include)
-        if taken and not any(globs.selects(one, name) for one in exclude):
-            found.append(test_file(folder, path))
-    return tuple(found)
+    return tuple(
+        test_file(folder, path)
+        for path in files(folder)
+        if any(globs.selects(one, path.relative_to(folder).as_posix()) for one in chosen)
+    )
 
 
 def _specs(given: _Test, value: object) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ _LINE = re.compile(r"line: (\d+)|YAML: (\d+):\d+")
 
 
 def outputs(path: Path, subdir: str, variant: Mapping[str, str] | None) -> tuple[Output, ...]:
-    """Render a ``recipe.yaml``; with None for the variant, for all in the files beside it.
+    """Render a ``recipe.yaml`` for a package's variant, or for all in the files beside it.
 
     Raises RecipeError, naming file and line where the library knows it.
     """
