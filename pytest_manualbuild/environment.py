@@ -68,7 +68,7 @@ class Environments:
 
     def prepare(
         self,
-        artifact: Artifact,
+        artifact: Artifact | None,
         *,
         requires: Sequence[str],
         virtual_packages: Sequence[tuple[str, str]],
@@ -76,13 +76,16 @@ class Environments:
         placement: Placement,
         progress: Progress,
     ) -> LinkedEnvironment:
-        """Return a linked environment that holds exactly this artifact.
+        """Return a linked environment that holds exactly this artifact and what is required.
 
-        ``virtual_packages`` is the host's complete list. Raises NotApplicable, Unsolvable or
+        Without an artifact it holds only the latter. ``virtual_packages`` is the host's complete
+        list. Raises NotApplicable, Unsolvable or
         Uninstallable (the package's doing), ChannelError or EnvironmentBroken (not its doing).
         """
         try:
-            channel, index, paths = self._private_channel(artifact)
+            channel, index, paths = (
+                self._private_channel(artifact) if artifact is not None else (None, {}, [])
+            )
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
             prefix, notes = self._place(artifact, solution["packages"], placement.root)
@@ -105,11 +108,12 @@ class Environments:
             for one in solution["packages"]
         )
         linking = [one.name for one in installed if (path / post_link(one.name)).is_file()]
+        ours = artifact.name if artifact is not None else ""
         return LinkedEnvironment(
             path=str(path),
             prefix=prefix,
             packages=installed,
-            post_link=tuple(sorted(linking, key=lambda name: (name == artifact.name, name))),
+            post_link=tuple(sorted(linking, key=lambda name: (name == ours, name))),
             notes=notes,
         )
 
@@ -154,20 +158,25 @@ class Environments:
 
     def _solve(
         self,
-        artifact: Artifact,
+        artifact: Artifact | None,
         index: dict[str, Any],
-        channel: str,
+        channel: str | None,
         requires: Sequence[str],
         virtual_packages: Sequence[tuple[str, str]],
         subdir: str,
     ) -> dict[str, Any]:
         # A package that needs no other one needs no channel either, and no network.
-        alone = not requires and all(spec.startswith("__") for spec in artifact.depends)
+        ours, what = [], "requirements/build of the test"
+        depends: Sequence[str] = ()
+        if artifact is not None:
+            ours = [f"{artifact.name} =={artifact.version} {artifact.build}"]
+            what, depends = artifact.dist, artifact.depends
+        alone = not requires and all(spec.startswith("__") for spec in depends)
         others = [] if alone else [_channel(one) for one in self._channels]
         asked = {
             "index": index,
-            "channels": [channel, *others],
-            "specs": [f"{artifact.name} =={artifact.version} {artifact.build}", *requires],
+            "channels": [*([channel] if channel else []), *others],
+            "specs": [*ours, *requires],
             "subdir": subdir,
             "virtual_packages": list(virtual_packages),
         }
@@ -182,12 +191,12 @@ class Environments:
                 return said
             case "not-applicable":
                 raise NotApplicable(
-                    f"{artifact.dist} is not for this host: {said['text']}.",
+                    f"{what} is not for this host: {said['text']}.",
                     remedy="Nothing is wrong with either.",
                 )
             case "unsolvable":
                 raise Unsolvable(
-                    f"No environment can be made for {artifact.dist} on this host ({host}).",
+                    f"No environment can be made for {what} on this host ({host}).",
                     remedy="Check the package's depends, and --channel.",
                     detail=said["text"],
                 )
@@ -199,10 +208,11 @@ class Environments:
                 )
 
     def _place(
-        self, artifact: Artifact, packages: list[dict[str, Any]], root: str
+        self, artifact: Artifact | None, packages: list[dict[str, Any]], root: str
     ) -> tuple[str, tuple[str, ...]]:
         """Check the packages' files and find their prefix: once for hosts with one solution."""
-        key = json.dumps([root, artifact.sha256, *(one["url"] for one in packages)])
+        sha256 = artifact.sha256 if artifact is not None else ""
+        key = json.dumps([root, sha256, *(one["url"] for one in packages)])
         with self._one_at_a_time(key):
             if key not in self._placed:
                 _check_files(packages, artifact)
@@ -211,7 +221,7 @@ class Environments:
 
     def _linked(
         self,
-        artifact: Artifact,
+        artifact: Artifact | None,
         solution: dict[str, Any],
         subdir: str,
         prefix: str,
@@ -230,7 +240,7 @@ class Environments:
             )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
-            if wrong := _first_difference(target, paths):
+            if artifact is not None and (wrong := _first_difference(target, paths)):
                 raise Uninstallable(
                     f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
                     remedy="Build the package again.",
@@ -253,7 +263,7 @@ class Environments:
                     with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
                         link(Path(fresh) / "prefix")
                         (Path(fresh) / "prefix").rename(target)
-        if _sha256(Path(artifact.path)) != artifact.sha256:
+        if artifact is not None and _sha256(Path(artifact.path)) != artifact.sha256:
             raise EnvironmentBroken(
                 f"{artifact.path}: it changed while it was linked.",
                 remedy="Leave the packages alone during a run, and run again.",
@@ -299,15 +309,16 @@ def _channel(text: str) -> str:
     return folder.absolute().as_uri() if is_path else text
 
 
-def _check_files(packages: list[dict[str, Any]], artifact: Artifact) -> None:
+def _check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> None:
     """Compare the bytes of local packages with what their channel says of them."""
-    ours = [one for one in packages if one["name"] == artifact.name]
-    if [one["sha256"] for one in ours] != [artifact.sha256]:
+    name = artifact.name if artifact is not None else None
+    ours = [one for one in packages if one["name"] == name]
+    if artifact is not None and [one["sha256"] for one in ours] != [artifact.sha256]:
         raise EnvironmentBroken(
             f"The solver took other bytes for {artifact.dist}.", remedy="Please report it."
         )
     for one in packages:
-        if one["url"].startswith("file://") and one["name"] != artifact.name:
+        if one["url"].startswith("file://") and one["name"] != name:
             path = Path(unquote(urlsplit(one["url"]).path))
             if one["sha256"] and _sha256(path) != one["sha256"]:
                 raise ChannelError(
@@ -382,16 +393,20 @@ def _first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _link_error(artifact: Artifact, text: str) -> Exception:
+def _link_error(artifact: Artifact | None, text: str) -> Exception:
     if "No space left" in text or "os error 28" in text:
         return EnvironmentBroken("The disk is full.", remedy="Free some space.", detail=text)
-    if artifact.filename in text or artifact.dist in text or artifact.sha256 in text:
+    if artifact is not None and _names(artifact, text):
         return Uninstallable(
             f"{artifact.dist} cannot be installed.", remedy="Build it again.", detail=text
         )
     return EnvironmentBroken(
         "The environment cannot be linked.", remedy="Check the channel's packages.", detail=text
     )
+
+
+def _names(artifact: Artifact, text: str) -> bool:
+    return any(one in text for one in (artifact.filename, artifact.dist, artifact.sha256))
 
 
 def _own_files(prefix: Path) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.model import Cause, CheckResult, HostRecord, Outcome, Plan
+from pytest_manualbuild.model import Cause, CheckKind, CheckResult, HostRecord, Outcome, Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -176,8 +176,14 @@ def _status(planned: Plan, results: Collection[CheckResult], pytest_status: int)
         return 16
     required = {host.name for host in planned.matrix.hosts if host.required and not host.standin}
     judged = [result for result in asked if result.host in required] or asked
+    installs = {
+        (package.artifact.key, check.name)
+        for package in planned.packages
+        for check in package.checks
+        if check.kind is CheckKind.INSTALL
+    }
     proven = any(
-        result.outcome is Outcome.PASSED and result.check != planning.INSTALL.name
+        result.outcome is Outcome.PASSED and (result.package, result.check) not in installs
         for result in judged
     )
     return 0 if proven and all(r.outcome is Outcome.PASSED for r in judged) else 8

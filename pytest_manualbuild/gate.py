@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
+from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.model import Artifact, Cause, Check, Outcome, TestSection
+from pytest_manualbuild.model import Artifact, Cause, Check, CheckKind, Outcome, TestSection
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
 CLOCK_SKEW = timedelta(minutes=10)
@@ -68,9 +70,11 @@ class Found:
     artifact: Artifact | None
     """None: the file is not there, or cannot be read; ``problem`` says why."""
     problem: str = ""
-    carried: TestSection | None = None
+    carried: tuple[TestSection, ...] | None = None
     """The tests of the recipe inside the package; None when it carries none."""
-    reviewed: TestSection | None = None
+    shipped: tuple[TestSection, ...] | None = None
+    """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
+    reviewed: tuple[TestSection, ...] | None = None
     """The tests of the recipe that is kept with the evidence."""
 
 
@@ -94,7 +98,17 @@ def judge(case: Case) -> Verdict:
     """Judge evidence; every rule runs, and every reason is in the verdict."""
     reasons = [
         reason
-        for rule in (_whole, _identity, _packages, _tests, _results, _junit, _age, _policy)
+        for rule in (
+            _whole,
+            _identity,
+            _packages,
+            _tests,
+            _shipped,
+            _results,
+            _junit,
+            _age,
+            _policy,
+        )
         for reason in rule(case)
     ]
     decisions = {reason.decision for reason in reasons}
@@ -185,11 +199,11 @@ def _tests(case: Case) -> Iterator[Reason]:
         planned = plan.package(found.key)
         if found.artifact is None:
             continue
-        if planned.checks != planning.checks(planned.section):
-            yield _reject(f"{found.key}: the planned checks are not those of its test section.")
+        if planned.checks != checks(planned.sections):
+            yield _reject(f"{found.key}: the planned checks are not those of its test sections.")
         if found.reviewed is None:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
-        elif found.reviewed != planned.section:
+        elif found.reviewed != planned.sections:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
         if found.carried is None:
             yield _reject(
@@ -197,22 +211,42 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            for difference in _differences(planned.section, found.carried):
+            for difference in _differences(
+                planned.sections, found.carried, "the recipe inside the package"
+            ):
                 yield _reject(f"{found.key}: {difference}")
-        if len(planned.checks) == 1:
+        if all(check.kind is CheckKind.INSTALL for check in planned.checks):
             yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
 
 
-def _differences(reviewed: TestSection, carried: TestSection) -> Iterator[str]:
-    ours, theirs = planning.checks(reviewed), planning.checks(carried)
-    for check in _only(ours, theirs):
-        yield f"the recipe inside the package lacks the check {check.name!r}."
-    for check in _only(theirs, ours):
-        yield f"the recipe inside the package has another check {check.name!r}."
-    if ours == theirs:
-        for name in ("scripts", "files", "requires", "source_files", "downstreams", "commands"):
-            if getattr(reviewed, name) != getattr(carried, name):
-                yield f"the recipe inside the package has other test {name}."
+def _shipped(case: Case) -> Iterator[Reason]:
+    """What rattler-build would run from the package is what the reviewed recipe says."""
+    for found in case.packages:
+        sections = case.stored.evidence.plan.package(found.key).sections
+        if found.artifact is not None and sections[0].schema:
+            for difference in _differences(
+                shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
+            ):
+                yield _reject(f"{found.key}: {difference}")
+
+
+def _differences(
+    reviewed: Sequence[TestSection], carried: Sequence[TestSection], where: str
+) -> Iterator[str]:
+    ours, theirs = checks(reviewed), checks(carried)
+    named = [f"{where} lacks the check {check.name!r}." for check in _only(ours, theirs)]
+    named += [f"{where} has another check {check.name!r}." for check in _only(theirs, ours)]
+    if not named:
+        for one, other in zip(reviewed, carried, strict=False):
+            section = f" in {one.label}" if one.label else ""
+            named += [
+                f"{where} has other test {field.name}{section}."
+                for field in fields(TestSection)
+                if getattr(one, field.name) != getattr(other, field.name)
+            ]
+    if not named and tuple(reviewed) != tuple(carried):
+        named = [f"{where} has other tests."]
+    yield from named
 
 
 def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:
@@ -238,7 +272,7 @@ def _results(case: Case) -> Iterator[Reason]:
     wanted = [
         (cell.host, cell.package, check.name)
         for cell in cells
-        for check in planning.checks(plan.package(cell.package).section)
+        for check in checks(plan.package(cell.package).sections)
     ]
     for host, package, check in wanted:
         if counted[host, package, check] != 1:

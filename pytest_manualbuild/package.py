@@ -11,10 +11,13 @@ from typing import Any
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
+from pytest_manualbuild.recipe import FILES
 
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"
 _VARIANT = "info/hash_input.json"
+_PATHS = "info/paths.json"
+_TESTS = "info/tests/tests.yaml"
 
 
 def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
@@ -146,10 +149,29 @@ def _artifact(
     )
 
 
+def paths(path: Path) -> tuple[str, ...]:
+    """Return the paths of a package's files, as ``info/paths.json`` lists them; ArtifactError."""
+    for name, content in archive.info_members(path):
+        if name == _PATHS:
+            entries = _object(path, name, content).get("paths")
+            if isinstance(entries, list) and all(
+                isinstance(entry, dict) and isinstance(entry.get("_path"), str) for entry in entries
+            ):
+                return tuple(entry["_path"] for entry in entries)
+            break
+    raise ArtifactError(f"{path}: it has no valid {_PATHS}.", remedy="Build it again.")
+
+
+def carried_tests(path: Path) -> bytes | None:
+    """Return ``info/tests/tests.yaml``, which rattler-build writes; None without one."""
+    return next((data for name, data in archive.info_members(path) if name == _TESTS), None)
+
+
 def carried_recipe(path: Path, into: Path) -> Path | None:
     """Write the recipe that a package carries below ``into``; return its folder, None without one.
 
-    For an output of a multi-output recipe it is the copy of the whole recipe (``parent/``).
+    For an output of a multi-output ``meta.yaml`` it is the copy of the whole recipe (``parent/``);
+    rattler-build keeps the whole recipe in each of its packages.
     """
     for name, content in archive.info_members(path):
         if name.startswith("info/recipe/"):
@@ -157,6 +179,6 @@ def carried_recipe(path: Path, into: Path) -> Path | None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
     for folder in (into / "info/recipe/parent", into / "info/recipe"):
-        if (folder / "meta.yaml").is_file():
+        if any((folder / name).is_file() for name in FILES):
             return folder
     return None

@@ -59,6 +59,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds that one check may take (default: 600)",
     )
     add(
+        "--section-timeout",
+        dest="mb_section_timeout",
+        metavar="S",
+        type=float,
+        default=7200.0,
+        help="seconds that one package's tests may take on one host (default: 7200)",
+    )
+    add(
         "--keep",
         dest="mb_keep",
         choices=("never",),

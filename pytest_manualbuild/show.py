@@ -87,6 +87,9 @@ def summary(reporter: pytest.TerminalReporter, evidence: Evidence, folder: Path)
     width = shutil.get_terminal_size().columns
     for line in terminal.text(evidence, width=width, color=reporter.hasmarkup).splitlines():
         reporter.write_line(line)
+    for host in evidence.hosts:
+        for warning in host.warnings:
+            reporter.write_line(f"warning: {host.name}: {warning}", yellow=True)
     reporter.write_line(f"report: {folder}")
     for reason in evidence.narrowed:
         reporter.write_line(f"not sufficient for upload: {reason}", yellow=True)

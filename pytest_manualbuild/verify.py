@@ -13,7 +13,7 @@ from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildE
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Artifact, PlannedPackage
 from pytest_manualbuild.policy import Policy
-from pytest_manualbuild.recipe import folder_sha256
+from pytest_manualbuild.recipe import folder_sha256, rattler_tests
 from pytest_manualbuild.reports import junit
 
 
@@ -82,19 +82,26 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         artifact = package.read(path)
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
-    carried = reviewed = None
+    carried = shipped = reviewed = None
     with tempfile.TemporaryDirectory() as scratch:
         try:
             inside = package.carried_recipe(path, Path(scratch))
             if inside is not None:
-                carried = plan.section_of(inside, artifact)
+                carried = plan.sections_of(inside, artifact)
         except ManualBuildError:
             carried = None
     try:
-        reviewed = plan.section_of(folder / "recipe", artifact)
+        if (tests := package.carried_tests(path)) is not None:
+            shipped = rattler_tests.packaged(tests, artifact.name)
+    except ManualBuildError:
+        shipped = None
+    try:
+        reviewed = plan.sections_of(folder / "recipe", artifact)
     except ManualBuildError:
         reviewed = None
-    return gate.Found(key=key, artifact=artifact, carried=carried, reviewed=reviewed)
+    return gate.Found(
+        key=key, artifact=artifact, carried=carried, shipped=shipped, reviewed=reviewed
+    )
 
 
 def _bytes(path: Path) -> bytes:

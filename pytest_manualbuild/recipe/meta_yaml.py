@@ -240,7 +240,7 @@ def _output(
         build_number=int(number),
         noarch=str(noarch) if noarch else None,
         skip=str(build.get("skip") or top.get("skip") or "").lower() in _TRUE,
-        section=section,
+        sections=(section,),
     )
 
 
