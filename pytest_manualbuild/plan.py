@@ -53,7 +53,7 @@ def make(
         names = ", ".join(host.name for host in matrix.hosts)
         raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
     # The recipe first: without one there is nothing to look for packages of.
-    folder = recipe.load(recipe_folder, subdir=selected[0].subdir).folder
+    folder = recipe.find(recipe_folder)
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
         (artifact, section_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
@@ -128,7 +128,9 @@ def checks(section: TestSection) -> tuple[Check, ...]:
         )
         for index, item in enumerate(section.imports)
     ]
-    found += [_script(script.path) for script in section.scripts if script.path.endswith(".sh")]
+    found += [
+        _script(script.path) for script in section.scripts if script.path.endswith((".sh", ".bat"))
+    ]
     found += [
         Check(
             name=f"commands[{index}]: {_one_line(command)}",
@@ -142,7 +144,14 @@ def checks(section: TestSection) -> tuple[Check, ...]:
     return tuple(_distinct(found))
 
 
-_LANGUAGES = {".py": "python", ".sh": "shell", ".pl": "perl", ".lua": "lua", ".r": "r"}
+_LANGUAGES = {
+    ".py": "python",
+    ".sh": "shell",
+    ".bat": "shell",
+    ".pl": "perl",
+    ".lua": "lua",
+    ".r": "r",
+}
 
 
 def _script(path: str) -> Check:
