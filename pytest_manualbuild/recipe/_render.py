@@ -19,7 +19,7 @@ from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe import engine
 
 MOST_MEMORY = 256 * 1024 * 1024
-CPU_S = 8
+CPU_S = 5
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _ACTS = (
     *("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pty.", "signal.", "urllib."),

@@ -14,8 +14,7 @@ from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe.problems import Unresolved, at
 
 MOST_BYTES = 1024 * 1024
-MOST_NODES = 100_000
-MOST_ALIASES = 100
+MOST_VALUES = 100_000
 MOST_DEPTH = 100
 TRUE = ("y", "on", "true", "yes")
 FALSE = ("n", "no", "false", "off")
@@ -94,14 +93,26 @@ def load(text: str, file: str, *, plain: bool = False) -> Any:  # noqa: ANN401 #
 
 
 def _limit(text: str, file: str, loader: type) -> None:
-    aliases = depth = 0
-    for nodes, event in enumerate(yaml.parse(text, loader)):
-        aliases += isinstance(event, yaml.AliasEvent)
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if nodes > MOST_NODES or aliases > MOST_ALIASES or depth > MOST_DEPTH:
+    """Refuse a text with too many values, each alias counted as all that it stands for."""
+    sizes: dict[str, int] = {}
+    open_: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, loader):
+        size = 0
+        if isinstance(event, yaml.AliasEvent):
+            # What is not closed yet holds itself, and has no end.
+            size = sizes.get(event.anchor, MOST_VALUES + 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+            sizes |= {anchor: size} if anchor else {}
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+            sizes |= {event.anchor: 1} if event.anchor else {}
+        open_[-1] = (open_[-1][0], open_[-1][1] + size)
+        if open_[-1][1] > MOST_VALUES or len(open_) > MOST_DEPTH:
             raise RecipeError(
-                f"{file}: too many values, aliases or levels.", remedy="Write it more simply."
+                f"{file}: YAML: too many values, aliases or levels.", remedy="Write it more simply."
             )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pytest_manualbuild.errors import RecipeError
@@ -224,6 +225,7 @@ class Metadata:
             self.source.folder, self.source.file, self.source.subdir, self.variant
         )
         known["environ"] = environ
+        known["os"] = SimpleNamespace(environ=environ, getenv=environ.get, sep="/", name="posix")
         known |= self.given
         return template.render(
             selected,

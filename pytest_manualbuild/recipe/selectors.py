@@ -23,6 +23,8 @@ _SUBDIRS = (
     *("linux-ppc64le", "linux-riscv64", "linux-s390x"),
     *("osx-64", "osx-arm64", "win-32", "win-64", "win-arm64"),
 )
+_TESTS = re.compile(r"[\s-]*(imports|commands|requires|files|source_files|downstreams):")
+_NAMES = re.compile(r"\s*[\w.-]+(\s*,\s*[\w.-]+)+\s*,?\s*")
 _LONG = 2_000
 """Characters of a selector; real ones have a hundred."""
 Names = Mapping[str, object]
@@ -130,6 +132,12 @@ def select(text: str, known: Names, file: str) -> Selected:
     decided: dict[str, bool] = {}
     for number, (selector, line) in enumerate(_split(text), 1):
         if selector is not None:
+            if _is_list(selector, line):
+                raise Unresolved(
+                    f"{file}:{number}: [{selector[:80]}] at the end of a line is read as a"
+                    " selector, and the list is lost.",
+                    remedy="Write one list item a line.",
+                )
             if selector not in decided:
                 decided[selector] = evaluate(selector, known, f"{file}:{number}", line)
             if not decided[selector]:
@@ -137,6 +145,14 @@ def select(text: str, known: Names, file: str) -> Selected:
         kept.append(line)
         numbers.append(number)
     return Selected(text="\n".join(kept) + "\n", numbers=tuple(numbers))
+
+
+def _is_list(selector: str, line: str) -> bool:
+    """Whether brackets after a key of a test section hold several names: never a condition.
+
+    conda-build takes ``imports: [a, b]`` for a condition that holds, and tests nothing.
+    """
+    return _TESTS.fullmatch(line) is not None and _NAMES.fullmatch(selector) is not None
 
 
 def evaluate(expression: str, known: Names, where: str, line: str = "#") -> bool:

@@ -102,7 +102,8 @@ def render(
         )
         pieces, size = [], 0
         for piece in template.generate():
-            size += len(piece)
+            # An empty piece counts as well: a loop that says nothing goes on as long.
+            size += 1 + len(piece)
             if size > MOST_RENDERED:
                 raise RecipeError(
                     f"{file}: it renders to more than {MOST_RENDERED >> 20} MiB.",
