@@ -100,7 +100,7 @@ def _limit(text: str, file: str, loader: type) -> None:
         size = 0
         if isinstance(event, yaml.AliasEvent):
             # What is not closed yet holds itself, and has no end.
-            size = sizes.get(event.anchor, MOST_VALUES + 1)
+            size = sizes.get(event.anchor or "", MOST_VALUES + 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, 1))
         elif isinstance(event, yaml.CollectionEndEvent):
