@@ -49,7 +49,7 @@ def load(
     return Recipe(
         folder=path.parent,
         sha256=folder_sha256(path.parent),
-        outputs=recipe_yaml.outputs(path, subdir, variant),
+        outputs=recipe_yaml.outputs(path, subdir, variant, configs=configs, exclusive=exclusive),
     )
 
 
