@@ -19,6 +19,7 @@ from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import Artifact, Cause, Check, Outcome, TestSection
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
 CLOCK_SKEW = timedelta(minutes=10)
@@ -70,6 +71,8 @@ class Found:
     problem: str = ""
     carried: TestSection | None = None
     """The tests of the recipe inside the package; None when it carries none."""
+    altered: tuple[str, ...] = ()
+    """How its ``info/test`` differs from them, in sentences without a subject."""
     reviewed: TestSection | None = None
     """The tests of the recipe that is kept with the evidence."""
 
@@ -197,7 +200,7 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            for difference in _differences(planned.section, found.carried):
+            for difference in (*_differences(planned.section, found.carried), *found.altered):
                 yield _reject(f"{found.key}: {difference}")
         if len(planned.checks) == 1:
             yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
@@ -210,9 +213,11 @@ def _differences(reviewed: TestSection, carried: TestSection) -> Iterator[str]:
     for check in _only(theirs, ours):
         yield f"the recipe inside the package has another check {check.name!r}."
     if ours == theirs:
-        for name in ("scripts", "files", "requires", "source_files", "downstreams", "commands"):
+        for name in ("scripts", "files", "source_files", "downstreams", "commands"):
             if getattr(reviewed, name) != getattr(carried, name):
                 yield f"the recipe inside the package has other test {name}."
+        if not specs.agree(reviewed.requires, carried.requires):
+            yield "the recipe inside the package has other test requires."
 
 
 def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:

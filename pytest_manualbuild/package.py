@@ -154,17 +154,6 @@ def _artifact(
     )
 
 
-def carried_recipe(path: Path, into: Path) -> Path | None:
-    """Write the recipe that a package carries below ``into``; return its folder, None without one.
-
-    For an output of a multi-output recipe it is the copy of the whole recipe (``parent/``).
-    """
-    for name, content in archive.info_members(path):
-        if name.startswith("info/recipe/"):
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    for folder in (into / "info/recipe/parent", into / "info/recipe"):
-        if (folder / "meta.yaml").is_file():
-            return folder
-    return None
+def member(path: Path, name: str) -> bytes | None:
+    """Return a file of a package's ``info/``, or None if it has none of that name."""
+    return next((content for found, content in archive.info_members(path) if found == name), None)

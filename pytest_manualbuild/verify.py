@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import evidence, gate, package, plan
+from pytest_manualbuild import carried, evidence, gate, package, plan
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Artifact, PlannedPackage
@@ -82,19 +81,22 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         artifact = package.read(path)
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
-    carried = reviewed = None
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            inside = package.carried_recipe(path, Path(scratch))
-            if inside is not None:
-                carried = plan.section_of(inside, artifact)
-        except ManualBuildError:
-            carried = None
+    reviewed = None
+    try:
+        inside = carried.read(path, artifact)
+    except ManualBuildError:
+        inside = None
     try:
         reviewed = plan.section_of(folder / "recipe", artifact)
     except ManualBuildError:
         reviewed = None
-    return gate.Found(key=key, artifact=artifact, carried=carried, reviewed=reviewed)
+    return gate.Found(
+        key=key,
+        artifact=artifact,
+        carried=inside.section if inside else None,
+        altered=inside.altered if inside else (),
+        reviewed=reviewed,
+    )
 
 
 def _bytes(path: Path) -> bytes:
