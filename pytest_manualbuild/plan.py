@@ -54,6 +54,7 @@ def make(
         raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
     # The recipe first: without one there is nothing to look for packages of.
     folder = recipe.find(recipe_folder)
+    recipe.prepare()
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
         (artifact, section_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)

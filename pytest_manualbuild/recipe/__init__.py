@@ -8,5 +8,16 @@ from __future__ import annotations
 
 from pytest_manualbuild.recipe.folder import folder_sha256
 from pytest_manualbuild.recipe.meta_yaml import Recipe, find, load
+from pytest_manualbuild.recipe.renderer import renderer
 
-__all__ = ["Recipe", "find", "folder_sha256", "load"]
+__all__ = ["Recipe", "close", "find", "folder_sha256", "load", "prepare"]
+
+
+def prepare() -> None:
+    """Start what renders recipes, so that it is ready while other things are read."""
+    renderer.start()
+
+
+def close() -> None:
+    """End what renders recipes; it also ends with this process."""
+    renderer.close()

@@ -29,6 +29,11 @@ class Renderer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
+    def start(self) -> None:
+        """Start the child now, so that it is ready when it is asked."""
+        with self._lock:
+            self._started()
+
     def render(self, folder: Path, **what: object) -> list[dict[str, Any]]:
         """Return the packages that a recipe's folder describes, as ``engine.render`` does.
 
