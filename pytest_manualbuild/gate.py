@@ -20,6 +20,7 @@ from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import Artifact, Cause, Check, CheckKind, Outcome, TestSection
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
@@ -72,6 +73,8 @@ class Found:
     problem: str = ""
     carried: tuple[TestSection, ...] | None = None
     """The tests of the recipe inside the package; None when it carries none."""
+    altered: tuple[str, ...] = ()
+    """How its ``info/test`` differs from them, in sentences without a subject."""
     shipped: tuple[TestSection, ...] | None = None
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
     reviewed: tuple[TestSection, ...] | None = None
@@ -211,9 +214,8 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            for difference in _differences(
-                planned.sections, found.carried, "the recipe inside the package"
-            ):
+            inside = _differences(planned.sections, found.carried, "the recipe inside the package")
+            for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
         if all(check.kind is CheckKind.INSTALL for check in planned.checks):
             yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
@@ -242,11 +244,17 @@ def _differences(
             named += [
                 f"{where} has other test {field.name}{section}."
                 for field in fields(TestSection)
-                if getattr(one, field.name) != getattr(other, field.name)
+                if not _agree(field.name, getattr(one, field.name), getattr(other, field.name))
             ]
-    if not named and tuple(reviewed) != tuple(carried):
+    if not named and len(reviewed) != len(carried):
         named = [f"{where} has other tests."]
     yield from named
+
+
+def _agree(name: str, one: object, other: object) -> bool:
+    if name == "requires" and isinstance(one, tuple) and isinstance(other, tuple):
+        return specs.agree(one, other)
+    return one == other
 
 
 def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:

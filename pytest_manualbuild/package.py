@@ -11,13 +11,12 @@ from typing import Any
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
-from pytest_manualbuild.recipe import FILES
 
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"
 _VARIANT = "info/hash_input.json"
 _PATHS = "info/paths.json"
-_TESTS = "info/tests/tests.yaml"
+TESTS = "info/tests/tests.yaml"
 
 
 def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
@@ -170,23 +169,6 @@ def paths(path: Path) -> tuple[str, ...]:
     raise ArtifactError(f"{path}: it has no valid {_PATHS}.", remedy="Build it again.")
 
 
-def carried_tests(path: Path) -> bytes | None:
-    """Return ``info/tests/tests.yaml``, which rattler-build writes; None without one."""
-    return next((data for name, data in archive.info_members(path) if name == _TESTS), None)
-
-
-def carried_recipe(path: Path, into: Path) -> Path | None:
-    """Write the recipe that a package carries below ``into``; return its folder, None without one.
-
-    For an output of a multi-output ``meta.yaml`` it is the copy of the whole recipe (``parent/``);
-    rattler-build keeps the whole recipe in each of its packages.
-    """
-    for name, content in archive.info_members(path):
-        if name.startswith("info/recipe/"):
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    for folder in (into / "info/recipe/parent", into / "info/recipe"):
-        if any((folder / name).is_file() for name in FILES):
-            return folder
-    return None
+def member(path: Path, name: str) -> bytes | None:
+    """Return a file of a package's ``info/``, or None if it has none of that name."""
+    return next((content for found, content in archive.info_members(path) if found == name), None)
