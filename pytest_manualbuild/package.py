@@ -149,15 +149,18 @@ def _artifact(
     )
 
 
-def paths(path: Path) -> tuple[str, ...]:
-    """Return the paths of a package's files, as ``info/paths.json`` lists them; ArtifactError."""
+def paths(path: Path) -> dict[str, str]:
+    """Return the sha256 of each of a package's files, as ``info/paths.json`` lists them.
+
+    Raises ArtifactError when there is no such list.
+    """
     for name, content in archive.info_members(path):
         if name == _PATHS:
             entries = _object(path, name, content).get("paths")
             if isinstance(entries, list) and all(
                 isinstance(entry, dict) and isinstance(entry.get("_path"), str) for entry in entries
             ):
-                return tuple(entry["_path"] for entry in entries)
+                return {entry["_path"]: str(entry.get("sha256", "")) for entry in entries}
             break
     raise ArtifactError(f"{path}: it has no valid {_PATHS}.", remedy="Build it again.")
 

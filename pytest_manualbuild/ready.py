@@ -189,7 +189,7 @@ class Preparation:
         try:
             artifact = section.planned.artifact
             paths = package.paths(Path(artifact.path))
-            found = contents.problems(artifact, described.contents, paths)
+            found = contents.problems(artifact, described.contents, list(paths))
         except ArtifactError as error:
             self._all(section, Outcome.FAILED, Cause.CONTENTS, error.problem)
             return

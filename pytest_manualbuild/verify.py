@@ -90,9 +90,11 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
                 carried = plan.sections_of(inside, artifact)
         except ManualBuildError:
             carried = None
+    files: dict[str, str] = {}
     try:
         if (tests := package.carried_tests(path)) is not None:
             shipped = rattler_tests.packaged(tests, artifact.name)
+            files = package.paths(path)
     except ManualBuildError:
         shipped = None
     try:
@@ -100,7 +102,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
     except ManualBuildError:
         reviewed = None
     return gate.Found(
-        key=key, artifact=artifact, carried=carried, shipped=shipped, reviewed=reviewed
+        key=key, artifact=artifact, carried=carried, shipped=shipped, files=files, reviewed=reviewed
     )
 
 
