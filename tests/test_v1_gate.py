@@ -14,7 +14,10 @@ from conda_package_streaming.create import conda_builder
 from conda_package_streaming.extract import extract
 from recipe_v1 import build, noarch, write
 
-from conftest import LOCAL, Ran, manualbuild, run_local
+from conftest import LOCAL, run_local
+from pytest_manualbuild.gate import Decision, Verdict
+from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.verify import verify
 
 TESTS = """\
 - script:
@@ -76,15 +79,15 @@ def altered(path: Path, change: Callable[[Path], None]) -> None:
     shutil.rmtree(folder)
 
 
-def verified(tmp_path: Path, status: int = 0) -> Ran:
+def verdict(tmp_path: Path) -> Verdict:
     """Run the tests of the reviewed recipe, which pass, and ask the gate."""
     (tmp_path / "local.toml").write_text(LOCAL)
     channel = tmp_path / "empty/noarch/repodata.json"
     channel.parent.mkdir(parents=True)
     channel.write_text('{"info": {"subdir": "noarch"}, "packages": {}, "packages.conda": {}}')
     ran = run_local(tmp_path, "--channel", (tmp_path / "empty").as_uri())
-    assert ran.status == status, ran.out
-    return manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert ran.status == 0, ran.out
+    return verify(tmp_path / "manualbuild-report", None, Policy()).verdict
 
 
 def reviewed(tmp_path: Path, text: str = noarch("p", TESTS)) -> Path:
@@ -95,9 +98,9 @@ def reviewed(tmp_path: Path, text: str = noarch("p", TESTS)) -> Path:
 def test_a_package_with_the_reviewed_tests_is_accepted(tmp_path: Path, extension: str) -> None:
     build(reviewed(tmp_path), tmp_path / "build_artifacts", extension=extension)
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 0, said.out
+    assert said.decision is Decision.ACCEPT, said.text()
 
 
 # What the builder did to the recipe before the build -> what the gate says.
@@ -142,10 +145,10 @@ def test_a_package_built_with_other_tests_is_rejected(tmp_path: Path, what: str)
     build(reviewed(tmp_path, noarch("p", tests)), tmp_path / "build_artifacts")
     reviewed(tmp_path)
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 1, said.out
-    assert wanted in said.out
+    assert said.decision is Decision.REJECT, said.text()
+    assert wanted in said.text()
 
 
 def test_a_package_built_with_another_test_file_is_rejected(tmp_path: Path) -> None:
@@ -154,10 +157,10 @@ def test_a_package_built_with_another_test_file_is_rejected(tmp_path: Path) -> N
     build(folder, tmp_path / "build_artifacts")
     reviewed(tmp_path)
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 1, said.out
-    assert "has other test files in tests[0]" in said.out
+    assert said.decision is Decision.REJECT, said.text()
+    assert "has other test files in tests[0]" in said.text()
 
 
 def edit_tests(change: Callable[[list[dict[str, object]]], None]) -> Callable[[Path], None]:
@@ -221,10 +224,10 @@ def test_a_package_whose_tests_were_edited_after_the_build_is_rejected(
     (path,) = build(reviewed(tmp_path), tmp_path / "build_artifacts")
     altered(path, change)
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 1, said.out
-    assert wanted in said.out
+    assert said.decision is Decision.REJECT, said.text()
+    assert wanted in said.text()
 
 
 def test_one_output_with_a_test_removed_is_rejected_and_the_other_is_named_too(
@@ -234,19 +237,19 @@ def test_one_output_with_a_test_removed_is_rejected_and_the_other_is_named_too(
     build(folder, tmp_path / "build_artifacts")
     write(folder, MULTI)
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 1, said.out
-    assert "noarch/p-1.0" in said.out
-    assert "lacks the check 'tests[0].script[1]: echo checked'" in said.out
+    assert said.decision is Decision.REJECT, said.text()
+    assert "noarch/p-1.0" in said.text()
+    assert "lacks the check 'tests[0].script[1]: echo checked'" in said.text()
 
 
 def test_outputs_with_the_reviewed_tests_are_accepted(tmp_path: Path) -> None:
     build(write(tmp_path / "recipe", MULTI), tmp_path / "build_artifacts")
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 0, said.out
+    assert said.decision is Decision.ACCEPT, said.text()
 
 
 def test_a_meta_yaml_package_does_not_pass_for_that_of_a_recipe_yaml(tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_a_meta_yaml_package_does_not_pass_for_that_of_a_recipe_yaml(tmp_path: P
     text = noarch("p", "- script: [echo last]\n").replace('version: "1.0"', 'version: "1"')
     write(tmp_path / "recipe", text)
 
-    said = verified(tmp_path)
+    said = verdict(tmp_path)
 
-    assert said.status == 1, said.out
-    assert "lacks the check" in said.out
+    assert said.decision is Decision.REJECT, said.text()
+    assert "lacks the check" in said.text()
