@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
@@ -77,6 +77,8 @@ class Found:
     """How its ``info/test`` differs from them, in sentences without a subject."""
     shipped: tuple[TestSection, ...] | None = None
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
     reviewed: tuple[TestSection, ...] | None = None
     """The tests of the recipe that is kept with the evidence."""
 
@@ -225,11 +227,17 @@ def _shipped(case: Case) -> Iterator[Reason]:
     """What rattler-build would run from the package is what the reviewed recipe says."""
     for found in case.packages:
         sections = case.stored.evidence.plan.package(found.key).sections
-        if found.artifact is not None and sections[0].schema:
-            for difference in _differences(
-                shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
-            ):
-                yield _reject(f"{found.key}: {difference}")
+        if found.artifact is None or not sections[0].schema:
+            continue
+        for difference in _differences(
+            shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
+        ):
+            yield _reject(f"{found.key}: {difference}")
+        for section in sections:
+            for file in section.files:
+                path = f"{section.cwd}/{file.path}"
+                if found.files.get(path) != file.sha256:
+                    yield _reject(f"{found.key}: its test file {path} is not the reviewed one.")
 
 
 def _differences(

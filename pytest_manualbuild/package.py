@@ -156,17 +156,26 @@ def _artifact(
     )
 
 
-def paths(path: Path) -> tuple[str, ...]:
-    """Return the paths of a package's files, as ``info/paths.json`` lists them; ArtifactError."""
+def paths(path: Path) -> dict[str, str]:
+    """Return the sha256 of each of a package's files, as ``info/paths.json`` lists them.
+
+    Raises ArtifactError when there is no such list.
+    """
     for name, content in archive.info_members(path):
         if name == _PATHS:
-            entries = _object(path, name, content).get("paths")
-            if isinstance(entries, list) and all(
-                isinstance(entry, dict) and isinstance(entry.get("_path"), str) for entry in entries
-            ):
-                return tuple(entry["_path"] for entry in entries)
-            break
-    raise ArtifactError(f"{path}: it has no valid {_PATHS}.", remedy="Build it again.")
+            return {one["_path"]: str(one.get("sha256", "")) for one in entries(path, content)}
+    raise ArtifactError(f"{path}: it has no {_PATHS}.", remedy="Build it again.")
+
+
+def entries(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """Return the entries of a package's ``info/paths.json``; ArtifactError if it is broken."""
+    try:
+        found = json.loads(content)["paths"]
+        if all(isinstance(entry["_path"], str) for entry in found):
+            return list(found)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArtifactError(f"{path}: {_PATHS} is not valid.", remedy="Build it again.")
 
 
 def member(path: Path, name: str) -> bytes | None:

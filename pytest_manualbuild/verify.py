@@ -83,10 +83,12 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
     inside = shipped = reviewed = None
+    files: dict[str, str] = {}
     with contextlib.suppress(ManualBuildError):
         inside = carried.read(path, artifact)
     with contextlib.suppress(ManualBuildError):
         if (tests := package.member(path, package.TESTS)) is not None:
+            files = package.paths(path)
             shipped = rattler_tests.packaged(tests, artifact.name)
     with contextlib.suppress(ManualBuildError):
         reviewed = plan.sections_of(folder / "recipe", artifact)
@@ -96,6 +98,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         carried=inside.sections if inside else None,
         altered=inside.altered if inside else (),
         shipped=shipped,
+        files=files,
         reviewed=reviewed,
     )
 

@@ -15,7 +15,7 @@ ROAD = [
     {"matrix", "checks", "plan", "outline", "carried"},
     {"hosts", "shells"},
     {"audit"},
-    {"environment", "solver", "_solver"},
+    {"environment", "prefix", "solver", "_solver"},
     {
         "languages",
         "activation",
