@@ -18,6 +18,7 @@ ROAD = [
     {"environment", "solver", "_solver"},
     {"languages", "capture", "section", "execution"},
     {"evidence", "reports"},
+    {"signatures"},
     {"policy", "gate", "verify"},
     {"targets", "upload"},
     {"scheduling", "nodes", "show", "session", "plugin", "cli"},
