@@ -103,9 +103,10 @@ def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = 
                     remedy="Name another folder with --evidence.",
                 )
             # The old verdict goes first: a run that is killed now must not leave it standing.
-            for name in (*_VIEWS, "results.jsonl"):
+            for name in (*_VIEWS, "results.jsonl", "evidence.json.sig"):
                 (folder / name).unlink(missing_ok=True)
-            for name in ("logs", "recipe"):
+            # Waivers stay: they are about a version of a package, not about one run of it.
+            for name in ("logs", "recipe", "approvals"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -255,17 +256,26 @@ class Stored:
 def read(folder: Path) -> Stored:
     """Read ``evidence.json`` strictly; EvidenceError for anything that is not as we write it."""
     path = folder / "evidence.json"
+    return parse(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of an ``evidence.json``; EvidenceError if there is none, or too large."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise EvidenceError(f"{path}: it is too large.", remedy="Run the tests again.")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise EvidenceError(
             f"{path}: there is no evidence to read ({error.strerror}).",
             remedy="Give the folder of a run that came to its end.",
         ) from error
+
+
+def parse(data: bytes, path: Path) -> Stored:
+    """Return what the bytes of ``path`` say; EvidenceError if they are not as we write them."""
     try:
-        statement = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        statement = strict_json(data)
         if statement["_type"] != STATEMENT or statement["predicateType"] != PREDICATE:
             raise ValueError("it is another kind of statement")
         predicate = statement["predicate"]
@@ -287,6 +297,14 @@ def read(folder: Path) -> Stored:
             f"{path}: not evidence as this tool writes it ({reason}).",
             remedy="Run the tests again.",
         ) from error
+
+
+def strict_json(data: bytes) -> Any:  # noqa: ANN401 # JSON's values
+    """Read JSON without the liberties of the usual readers: no doubled key, no NaN.
+
+    Raises ValueError, or RecursionError for what is nested too deeply.
+    """
+    return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,58 +6,37 @@ it goes on after the first reason, so that one reading tells all.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from pytest_manualbuild import matrix as matrices
+from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
+from pytest_manualbuild import policy as policies
 from pytest_manualbuild.errors import ManualBuildError
-from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.model import Artifact, Cause, Check, Outcome, TestSection
+from pytest_manualbuild.evidence import Stored
+from pytest_manualbuild.model import (
+    Artifact,
+    Cause,
+    Check,
+    CheckResult,
+    Finding,
+    Host,
+    Outcome,
+    Plan,
+    Severity,
+    TestSection,
+)
+from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.reports.junit import Case as JunitCase
+from pytest_manualbuild.verdict import Decision, Reason, Verdict, note
+from pytest_manualbuild.verdict import reject as _reject
+from pytest_manualbuild.verdict import unsure as _unsure
 
 CLOCK_SKEW = timedelta(minutes=10)
-
-
-class Decision(StrEnum):
-    """What the gate says."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    INCONCLUSIVE = "inconclusive"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """One reason why packages may not go out, in a sentence."""
-
-    decision: Decision
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The gate's decision and every reason for it."""
-
-    decision: Decision
-    reasons: tuple[Reason, ...]
-    packages: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 accept, 1 reject, 8 inconclusive."""
-        return {Decision.ACCEPT: 0, Decision.REJECT: 1, Decision.INCONCLUSIVE: 8}[self.decision]
-
-    def text(self) -> str:
-        """Return the verdict in lines for people."""
-        lines = [f"{self.decision.upper()}: {', '.join(self.packages) or 'no package'}"]
-        lines += [f"  - {reason.text}" for reason in self.reasons]
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +51,8 @@ class Found:
     """The tests of the recipe inside the package; None when it carries none."""
     reviewed: TestSection | None = None
     """The tests of the recipe that is kept with the evidence."""
+    findings: tuple[Finding, ...] = ()
+    """What the audit finds in the file now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +67,19 @@ class Case:
     matrix_text: str
     recipe_sha256: str
     logs: dict[str, str]
+    people: People
     policy: Policy
     now: datetime
 
 
 def judge(case: Case) -> Verdict:
     """Judge evidence; every rule runs, and every reason is in the verdict."""
-    reasons = [
-        reason
-        for rule in (_whole, _identity, _packages, _tests, _results, _junit, _age, _policy)
+    found = [
+        reason if reason.help or reason.decision is Decision.ACCEPT else replace(reason, help=help_)
+        for rule, help_ in _RULES
         for reason in rule(case)
     ]
+    reasons = [reason for reason in found if reason.decision is not Decision.ACCEPT]
     decisions = {reason.decision for reason in reasons}
     decision = (
         Decision.REJECT
@@ -105,16 +88,17 @@ def judge(case: Case) -> Verdict:
         if decisions
         else Decision.ACCEPT
     )
-    keys = tuple(found.key for found in case.packages)
-    return Verdict(decision=decision, reasons=tuple(dict.fromkeys(reasons)), packages=keys)
-
-
-def _reject(text: str) -> Reason:
-    return Reason(decision=Decision.REJECT, text=text)
-
-
-def _unsure(text: str) -> Reason:
-    return Reason(decision=Decision.INCONCLUSIVE, text=text)
+    names = {planned.artifact.name for planned in case.stored.evidence.plan.packages}
+    return Verdict(
+        decision=decision,
+        reasons=tuple(dict.fromkeys(reasons)),
+        notes=tuple(dict.fromkeys(one.text for one in found if one.decision is Decision.ACCEPT)),
+        packages=tuple(
+            (one.key, one.artifact.sha256 if one.artifact else "") for one in case.packages
+        ),
+        evidence_sha256=case.people.evidence_sha256,
+        policy_sha256=policies.digest(case.policy, names),
+    )
 
 
 def _whole(case: Case) -> Iterator[Reason]:
@@ -247,7 +231,7 @@ def _results(case: Case) -> Iterator[Reason]:
             )
     for host, package, check in counted.keys() - set(wanted):
         yield _reject(f"{package}: {check} on {host}: a result that nobody planned.")
-    yield from _outcomes(evidence)
+    yield from _outcomes(case)
     for artifact in artifacts:
         judged = [h for h in plan.matrix.hosts if h.required and not h.standin]
         if not any(artifact.subdir in (host.subdir, "noarch") for host in judged):
@@ -261,30 +245,67 @@ def _results(case: Case) -> Iterator[Reason]:
         yield _reject(f"The exit status of the run ({status}) does not fit its results.")
 
 
-def _outcomes(evidence: Evidence) -> Iterator[Reason]:
-    hosts = {host.name: host for host in evidence.plan.matrix.hosts}
+def _outcomes(case: Case) -> Iterator[Reason]:
+    evidence = case.stored.evidence
+    plan = evidence.plan
+    hosts = {host.name: host for host in plan.matrix.hosts}
+    waived, reasons = persons.waived(case.people, case.policy, plan, case.now)
     lost: set[tuple[str, str]] = set()
     for result in evidence.results:
         host = hosts.get(result.host)
-        if host is None or result.outcome is Outcome.PASSED:
-            if result.cause is not Cause.OK and result.outcome is Outcome.PASSED:
+        if host is None or not _planned(plan, result):
+            continue  # `_results` names it
+        if result.outcome is Outcome.PASSED:
+            if result.cause is not Cause.OK:
                 yield _reject(f"{result.check} on {result.host}: passed, and yet {result.cause}.")
-            continue
-        where = f"{result.package}: {result.check} on {result.host}"
-        if result.outcome is Outcome.FAILED:
-            yield _reject(f"{where} failed ({result.cause}). {result.message}".rstrip())
-        elif not host.required or host.standin:
-            continue
-        elif result.outcome is Outcome.ERROR:
-            # One host that broke is one reason, not one for each of its checks.
-            if (result.host, result.message) not in lost:
+        elif waived.of(plan, result) is None and (result.host, result.message) not in lost:
+            if result.outcome is Outcome.ERROR:
+                # One host that broke is one reason, not one for each of its checks.
                 lost.add((result.host, result.message))
-                yield _unsure(f"{where}: could not be found out. {result.message}".rstrip())
-        elif result.cause is not Cause.NOT_SELECTED:
-            yield _unsure(
-                f"{where} was skipped ({result.cause}), and a skip never satisfies a required"
-                f" host. {result.message}".rstrip()
-            )
+            yield from _not_passed(plan, host, result)
+    yield from reasons
+    yield from waived.notes()
+    yield from _proven(case, hosts)
+
+
+def _planned(plan: Plan, result: CheckResult) -> bool:
+    return any(planned.artifact.key == result.package for planned in plan.packages)
+
+
+def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]:
+    where = f"{result.package}: {result.check} on {result.host}"
+    again = f"pytest --recipe {plan.recipe} --matrix {plan.matrix.name} --on {host.name}"
+    if result.outcome is Outcome.FAILED:
+        yield _reject(f"{where} failed ({result.cause}). {result.message}".rstrip(), help=again)
+    elif not host.required or host.standin:
+        return
+    elif result.outcome is Outcome.ERROR:
+        yield _unsure(f"{where}: could not be found out. {result.message}".rstrip(), help=again)
+    elif result.cause is not Cause.NOT_SELECTED:
+        yield _unsure(
+            f"{where} was skipped ({result.cause}), and a skip never satisfies a required"
+            f" host. {result.message}".rstrip(),
+            help=again,
+        )
+
+
+def _proven(case: Case, hosts: dict[str, Host]) -> Iterator[Reason]:
+    """Waivers may not leave a package without anything that passed."""
+    evidence = case.stored.evidence
+    if not case.people.waivers:
+        return
+    passed = {
+        result.package
+        for result in evidence.results
+        if result.outcome is Outcome.PASSED
+        and result.check != planning.INSTALL.name
+        and (host := hosts.get(result.host)) is not None
+        and host.required
+        and not host.standin
+    }
+    for planned in evidence.plan.packages:
+        if planned.artifact.key not in passed:
+            yield _unsure(f"{planned.artifact.key}: with what is waived, nothing is proven of it.")
 
 
 def _junit(case: Case) -> Iterator[Reason]:
@@ -324,33 +345,45 @@ def _age(case: Case) -> Iterator[Reason]:
 
 
 def _policy(case: Case) -> Iterator[Reason]:
-    """Whatever else the policy demands; what this version cannot check is refused."""
+    """The matrix is the policy's, and the packages are enabled."""
     policy, plan = case.policy, case.stored.evidence.plan
     if policy.matrix is not None and policy.matrix.sha256 != plan.matrix.sha256:
         yield _reject(
             f"The policy wants the matrix {policy.matrix.name!r}, and another one was run."
         )
-    if policy.gate.approvals or policy.signers.allowed_signers:
-        yield _unsure("The policy wants signatures, which this version cannot check.")
-    if policy.enabled:
-        for planned in plan.packages:
-            yield from _enabled(planned.artifact, policy, case.now.date())
+    yield from persons.enabled(case.people, policy, plan, case.now.date())
 
 
-def _enabled(artifact: Artifact, policy: Policy, today: date) -> Iterator[Reason]:
-    rows = [row for row in policy.enabled if row.package == artifact.name]
-    if not rows:
-        yield _reject(f"{artifact.key}: the policy does not enable {artifact.name}.")
-    elif not any(row.until is None or _not_passed(row.until, today) for row in rows):
-        yield _reject(f"{artifact.key}: the policy enabled {artifact.name} until {rows[-1].until}.")
-    if any(row.builders for row in rows):
-        yield _unsure(f"{artifact.key}: the policy names builders; this version knows none.")
+def _people(case: Case) -> Iterator[Reason]:
+    """The runner signed, and enough others approved."""
+    yield from persons.runner(case.people, case.policy)
+    yield from persons.approvals(case.people, case.policy, case.stored)
 
 
-def _not_passed(until: str, today: date) -> bool:
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", until):
-        return False
-    try:
-        return date.fromisoformat(until) >= today
-    except ValueError:
-        return False
+def _audit(case: Case) -> Iterator[Reason]:
+    """The packages hold nothing that must not go out."""
+    for found in case.packages:
+        if found.artifact is None:
+            continue
+        for raw in found.findings:
+            finding = policies.weigh(case.policy, found.artifact.name, raw, case.now.date())
+            where = f"{found.key}: {finding.code}: " + f"{finding.file}: " * bool(finding.file)
+            if finding.severity is Severity.ERROR:
+                yield _reject(where + finding.message, help=finding.remedy)
+            else:
+                yield note(f"{finding.severity}: {where}{finding.message}")
+
+
+_RUN = "Run all of it again, and change nothing in the folder: pytest --recipe ... --matrix ..."
+_RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
+    (_whole, _RUN),
+    (_identity, _RUN),
+    (_packages, "Give the files that were tested with --artifacts, or run the tests of these."),
+    (_tests, "Build it again from the recipe that was reviewed, then run its tests."),
+    (_results, _RUN),
+    (_junit, _RUN),
+    (_age, _RUN),
+    (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
+    (_people, persons.SIGN),
+    (_audit, "Build it again."),
+)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,13 +13,11 @@ from pathlib import Path
 
 from pytest_manualbuild import verify
 from pytest_manualbuild.errors import UploadError
-from pytest_manualbuild.gate import Decision, Verdict
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.policy import DEFAULT_LABEL, Policy
+from pytest_manualbuild.policy import Policy, is_label
 from pytest_manualbuild.targets import open_target
 from pytest_manualbuild.targets.base import UploadTarget
-
-_LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
+from pytest_manualbuild.verdict import Decision, Verdict
 
 
 class UploadRefused(UploadError):
@@ -71,7 +68,7 @@ def upload(
 
     Raises UploadRefused with the gate's verdict, UploadError, or EvidenceError.
     """
-    label = _label(label or policy.target.label or DEFAULT_LABEL, policy)
+    label = _label(label or policy.label(), policy)
     _agree("--user", user, policy.target.owner)
     kind = "anaconda" if to == "anaconda" else "directory"
     _agree("--to", kind, policy.target.kind)
@@ -130,7 +127,7 @@ def publish(
 
 
 def _label(label: str, policy: Policy) -> str:
-    if not _LABEL.fullmatch(label) or label == "nolabel":
+    if not is_label(label):
         raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
     if label == "main" and policy.target.label != "main":
         raise UploadError(

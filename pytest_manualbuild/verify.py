@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import evidence, gate, package, plan
+from pytest_manualbuild import approvals, audit, evidence, gate, package, plan
+from pytest_manualbuild.approvals import Approval, Waiver
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Artifact, PlannedPackage
+from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.recipe import folder_sha256
 from pytest_manualbuild.reports import junit
+from pytest_manualbuild.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """A verdict, with what it is about."""
 
-    verdict: gate.Verdict
+    verdict: Verdict
     evidence: Evidence
     files: dict[str, Artifact]
     """The packages as they were read just now, by their key."""
@@ -35,7 +38,15 @@ def verify(
     The packages are looked for where the run found them, or below ``artifacts``.
     Raises EvidenceError when there is nothing that could be judged.
     """
-    stored = evidence.read(folder)
+    now = now or datetime.now(UTC)
+    data = evidence.read_bytes(folder / approvals.REPORT)
+    people = People(
+        report=approvals.read_report(folder, data, policy.allowed, now),
+        evidence_sha256=hashlib.sha256(data).hexdigest(),
+        approvals=approvals.read_all(folder, Approval, policy.allowed, now),
+        waivers=approvals.read_all(folder, Waiver, policy.allowed, now),
+    )
+    stored = evidence.parse(data, folder / approvals.REPORT)
     found = [_found(folder, planned, artifacts) for planned in stored.evidence.plan.packages]
     report = _bytes(folder / "junit.xml")
     cases: tuple[junit.Case, ...] | None
@@ -60,8 +71,9 @@ def verify(
                 for path in sorted((folder / "logs").rglob("*"))
                 if path.is_file()
             },
+            people=people,
             policy=policy,
-            now=now or datetime.now(UTC),
+            now=now,
         )
     )
     files = {one.key: one.artifact for one in found if one.artifact is not None}
@@ -80,6 +92,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
     path = next((place for place in places if place.is_file()), places[0])
     try:
         artifact = package.read(path)
+        findings = audit.audit(path)
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
     carried = reviewed = None
@@ -94,7 +107,9 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         reviewed = plan.section_of(folder / "recipe", artifact)
     except ManualBuildError:
         reviewed = None
-    return gate.Found(key=key, artifact=artifact, carried=carried, reviewed=reviewed)
+    return gate.Found(
+        key=key, artifact=artifact, carried=carried, reviewed=reviewed, findings=findings
+    )
 
 
 def _bytes(path: Path) -> bytes:

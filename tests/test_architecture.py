@@ -19,9 +19,9 @@ ROAD = [
     {"languages", "capture", "section", "execution"},
     {"evidence", "reports"},
     {"signatures"},
-    {"policy", "gate", "verify"},
+    {"policy", "approvals", "verdict", "people", "gate", "verify"},
     {"targets", "upload"},
-    {"scheduling", "nodes", "show", "session", "plugin", "cli"},
+    {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}
 FRONT_ENDS = ROAD[-1]

@@ -11,59 +11,16 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import builder
 import pytest
 
-from conftest import LOCAL, Ran, manualbuild, run_pytest
+from conftest import LOCAL, META, Ran, build, manualbuild, run_pytest
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild import verify
 from pytest_manualbuild.errors import EvidenceError, PolicyError
-from pytest_manualbuild.gate import Decision
 from pytest_manualbuild.reports import junit
+from pytest_manualbuild.verdict import Decision
 
-META = """
-package:
-  name: odd
-  version: '1'
-build:
-  noarch: generic
-test:
-  commands:
-    - test -f $PREFIX/share/odd.txt
-    - 'true'
-"""
 CANARY = "canary-token-1234"
-
-
-def build(tmp_path: Path, text: str = META, into: str = "build_artifacts") -> Path:
-    """Build the package with this recipe inside."""
-    folder = tmp_path / f"recipe-of-{into}"
-    folder.mkdir(exist_ok=True)
-    (folder / "meta.yaml").write_text(text)
-    staged = {"share/odd.txt": builder.Staged(data=b"odd\n")}
-    built = builder.Built(recipe=folder, files=staged, subdir="noarch")
-    return builder.write(built, tmp_path / into, ".conda")[0]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a package and a report of it that the gate accepts."""
-    folder = tmp_path_factory.mktemp("good")
-    build(folder)
-    (folder / "local.toml").write_text(LOCAL)
-    ran = run_pytest(
-        "--recipe", "recipe-of-build_artifacts", "--matrix", "local.toml", "--evidence", "report",
-        "--artifacts", "build_artifacts", cwd=folder,
-    )  # fmt: skip
-    assert ran.status == 0, ran.out
-    return folder
-
-
-@pytest.fixture
-def case(good: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may change."""
-    shutil.copytree(good, tmp_path / "case")
-    return tmp_path / "case"
 
 
 def judged(case: Path, policy: policies.Policy | None = None) -> tuple[Decision, str]:

@@ -11,26 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import key_pair
 from pytest_manualbuild import signatures
 from pytest_manualbuild.errors import PolicyError, SignatureError
 from pytest_manualbuild.signatures import AllowedSigners, Role
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 ALL = ",".join(role.namespace for role in Role)
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The keys of several people, of several kinds."""
-    folder = tmp_path_factory.mktemp("keys")
-    for name, kind in (("alice", "ed25519"), ("bob", "ecdsa"), ("carol", "rsa")):
-        key_pair(folder / name, kind)
-    return folder
-
-
-def key_pair(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:
-    words = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", path.name, "-f", str(path)]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
 
 def line(keys: Path, name: str, options: str = f'namespaces="{ALL}"', who: str = "") -> str:
