@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -80,16 +81,37 @@ def verify(
     return Verification(verdict=verdict, evidence=stored.evidence, files=files)
 
 
-def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gate.Found:
-    wanted = planned.artifact
-    key = wanted.key
+def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
+    """Copy the packages of a folder of evidence below ``into``, as ``SUBDIR/FILE``.
+
+    What is not there is left out: judging the copies will name it.
+    """
+    for planned in evidence.read(folder).evidence.plan.packages:
+        path = _find(planned.artifact, artifacts)
+        if path is not None and path.is_file():
+            target = into / planned.artifact.key
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
+    """Return where a package should lie; None if the evidence names no safe file."""
     safe = Path(wanted.filename).name == wanted.filename
     if not safe or wanted.subdir not in package.PACKAGE_SUBDIRS:
+        return None
+    if artifacts is None:
+        return Path(wanted.path)
+    places = [artifacts / wanted.subdir / wanted.filename, artifacts / wanted.filename]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gate.Found:
+    key = planned.artifact.key
+    path = _find(planned.artifact, artifacts)
+    if path is None:
         return gate.Found(key=key, artifact=None, problem="the evidence names no safe file.")
-    places = [Path(wanted.path)]
-    if artifacts is not None:
-        places = [artifacts / wanted.subdir / wanted.filename, artifacts / wanted.filename]
-    path = next((place for place in places if place.is_file()), places[0])
+    if not path.is_file():
+        return gate.Found(key=key, artifact=None, problem="the file is not there.")
     try:
         artifact = package.read(path)
         findings = audit.audit(path)

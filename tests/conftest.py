@@ -181,7 +181,9 @@ def results(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
     return {(r["host"], r["check"]): (r["outcome"], r["cause"]) for r in stored}
 
 
-def build(tmp_path: Path, text: str = META, into: str = "build_artifacts") -> Path:
+def build(
+    tmp_path: Path, text: str = META, into: str = "build_artifacts", extension: str = ".conda"
+) -> Path:
     """Build the package with this recipe inside."""
     import builder
 
@@ -190,7 +192,7 @@ def build(tmp_path: Path, text: str = META, into: str = "build_artifacts") -> Pa
     (folder / "meta.yaml").write_text(text)
     staged = {"share/odd.txt": builder.Staged(data=b"odd\n")}
     built = builder.Built(recipe=folder, files=staged, subdir="noarch")
-    return builder.write(built, tmp_path / into, ".conda")[0]
+    return builder.write(built, tmp_path / into, extension)[0]
 
 
 @pytest.fixture(scope="session")
