@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError
 from pytest_manualbuild.model import Host
-from pytest_manualbuild.verbs import proof
+from pytest_manualbuild.verbs import proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.set_defaults(verb=_audit)
 
     proof.add(verbs)
+    publishing.add(verbs)
     return parser
 
 

@@ -106,7 +106,7 @@ def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = 
             for name in (*_VIEWS, "results.jsonl", "evidence.json.sig"):
                 (folder / name).unlink(missing_ok=True)
             # Waivers stay: they are about a version of a package, not about one run of it.
-            for name in ("logs", "recipe", "approvals"):
+            for name in ("logs", "recipe", "approvals", "request"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -70,6 +70,8 @@ class Case:
     people: People
     policy: Policy
     now: datetime
+    published: bool = False
+    """The packages are out already: a report of them does not get too old."""
 
 
 def judge(case: Case) -> Verdict:
@@ -338,7 +340,7 @@ def _age(case: Case) -> Iterator[Reason]:
         if finished > case.now + CLOCK_SKEW:
             yield _reject(f"The run is from the future ({evidence.finished}).")
         days = case.policy.gate.max_age_days
-        if days is not None and case.now - finished > timedelta(days=days):
+        if days is not None and not case.published and case.now - finished > timedelta(days=days):
             yield _reject(f"The run is older than the policy's {days} days ({evidence.finished}).")
     except (ValueError, TypeError):
         yield _reject("The times of the run are not valid.")

@@ -32,11 +32,17 @@ class Verification:
 
 
 def verify(
-    folder: Path, artifacts: Path | None, policy: Policy, *, now: datetime | None = None
+    folder: Path,
+    artifacts: Path | None,
+    policy: Policy,
+    *,
+    now: datetime | None = None,
+    published: bool = False,
 ) -> Verification:
     """Judge a folder of evidence.
 
-    The packages are looked for where the run found them, or below ``artifacts``.
+    The packages are looked for where the run found them, or below ``artifacts``. ``published``
+    is for packages that are out already: their report does not get too old.
     Raises EvidenceError when there is nothing that could be judged.
     """
     now = now or datetime.now(UTC)
@@ -75,6 +81,7 @@ def verify(
             people=people,
             policy=policy,
             now=now,
+            published=published,
         )
     )
     files = {one.key: one.artifact for one in found if one.artifact is not None}
@@ -94,10 +101,15 @@ def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
             shutil.copyfile(path, target)
 
 
+def is_safe(wanted: Artifact) -> bool:
+    """Say whether the key of a package, which anybody may have written, is ``SUBDIR/FILE``."""
+    plain = Path(wanted.filename).name == wanted.filename
+    return plain and wanted.subdir in package.PACKAGE_SUBDIRS
+
+
 def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
     """Return where a package should lie; None if the evidence names no safe file."""
-    safe = Path(wanted.filename).name == wanted.filename
-    if not safe or wanted.subdir not in package.PACKAGE_SUBDIRS:
+    if not is_safe(wanted):
         return None
     if artifacts is None:
         return Path(wanted.path)

@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def carry_out(self, kind: str, rest: str, data: bytes) -> Answer:  # noqa: PLR0911 # a table
+    def carry_out(self, kind: str, rest: str, data: bytes) -> Answer:  # noqa: PLR0911, PLR0912 # a table
         """Do what is asked."""
         port = self.connection.getsockname()[1]
         known = DISTS.get(rest)
@@ -136,6 +136,15 @@ class Handler(BaseHTTPRequestHandler):
                 return (302, f"http://127.0.0.1:{port}/store/{rest}") if known else MISSING
             case "GET", "store":
                 return 200, DATA[rest] + (b"\0" if wrong("bytes") else b"")
+            case "GET", "channels":
+                owner, _, label = rest.partition("/")
+                return 200, {
+                    "files": [
+                        {"full_name": name}
+                        for name, one in DISTS.items()
+                        if name.startswith(f"{owner}/") and label in one["labels"]
+                    ]
+                }
             case "GET", _:
                 return (200, {}) if self.path in NAMES else MISSING
             case "POST", "package" | "release":

@@ -20,7 +20,7 @@ ROAD = [
     {"evidence", "reports"},
     {"signatures"},
     {"policy", "approvals", "verdict", "people", "gate", "verify"},
-    {"targets", "upload"},
+    {"targets", "upload", "request", "published"},
     {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}

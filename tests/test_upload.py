@@ -316,3 +316,32 @@ def test_a_channel_folder_is_indexed_and_never_overwritten(case: Path) -> None:
 
     assert manualbuild(*words, cwd=case).status == 1
     assert (case / "channel/noarch/odd-1-0.conda").read_bytes() == b"other"
+
+
+def test_a_label_is_judged_again_from_what_it_serves(case: Path, server: Server) -> None:
+    words = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+    ran = manualbuild(*words, cwd=case, **server.environ)
+    assert (ran.status, "0 files" in ran.out) == (0, True), ran.out
+    assert publish(case, server).status == 0
+    ran = manualbuild(*words, cwd=case, **server.environ)
+    assert (ran.status, "proven by report" in ran.out) == (0, True), ran.out
+    server.fault("bytes")
+
+    ran = manualbuild(*words, cwd=case, **server.environ)
+
+    assert (ran.status, "other bytes" in ran.out) == (1, True), ran.out
+
+
+def test_a_file_without_evidence_is_found(case: Path) -> None:
+    words = ("upload", "report", "--artifacts", "build_artifacts", "--to", "channel")
+    assert manualbuild(*words, cwd=case).status == 0
+    check = ("verify-channel", ".", "--of", "channel")
+    assert manualbuild(*check, cwd=case).status == 0
+    odd = case / "channel/noarch/odd-1-0.conda"
+    (odd.parent / "even-1-0.conda").write_bytes(odd.read_bytes())
+
+    ran = manualbuild(*check, cwd=case)
+
+    assert ran.status == 1, ran.out
+    assert "noarch/even-1-0.conda: NOT PROVEN\n  - no evidence names it" in ran.out
+    assert "noarch/odd-1-0.conda: proven by report" in ran.out

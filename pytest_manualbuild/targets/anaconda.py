@@ -169,6 +169,16 @@ class AnacondaTarget:
     def finish(self) -> None:
         """Do nothing: the server indexes by itself."""
 
+    def files(self) -> list[str]:
+        """Return every file that has the label."""
+
+        def ask() -> list[str]:
+            found = self._api.show_channel(self._label, self._owner)["files"]
+            # OWNER/NAME/VERSION/SUBDIR/FILE, as the client prints it
+            return sorted(str(file["full_name"]).split("/", 3)[3] for file in found)
+
+        return list(self._call("list the files of the label", ask))
+
     def _name(self, artifact: Artifact) -> tuple[str, str, str, str]:
         path = f"{artifact.subdir}/{artifact.filename}"
         return self._owner, artifact.name, artifact.version, path

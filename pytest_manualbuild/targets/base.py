@@ -79,3 +79,7 @@ class UploadTarget(Protocol):
     def finish(self) -> None:
         """Do what is due once after all packages."""
         ...
+
+    def files(self) -> list[str]:
+        """Return the keys, ``SUBDIR/FILE``, of all packages that are public. Changes nothing."""
+        ...

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pytest_manualbuild.archive import EXTENSIONS
 from pytest_manualbuild.errors import UploadError
 from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.package import PACKAGE_SUBDIRS
 from pytest_manualbuild.targets.base import Present, Standing
 
 _PIECE = 1 << 20
@@ -87,6 +89,15 @@ class DirectoryTarget:
         from pytest_manualbuild.environment import index_channel  # noqa: PLC0415 # only here
 
         index_channel(self._folder)
+
+    def files(self) -> list[str]:
+        """Return every package of the folder, in the index or not."""
+        return sorted(
+            path.relative_to(self._folder).as_posix()
+            for subdir in PACKAGE_SUBDIRS
+            for path in (self._folder / subdir).glob("*")
+            if path.name.endswith(EXTENSIONS)
+        )
 
     def _path(self, artifact: Artifact) -> Path:
         return self._folder / artifact.subdir / artifact.filename

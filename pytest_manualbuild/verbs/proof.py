@@ -1,4 +1,4 @@
-"""The verbs that judge and publish: policy, approve, waive, verify, upload."""
+"""The verbs that judge: policy, approve, waive, verify."""
 
 from __future__ import annotations
 
@@ -48,14 +48,8 @@ def add(verbs: Verbs) -> None:
 
     verify = _add(verbs, "verify", "judge a report: 0 accept, 1 reject, 8 inconclusive", _verify)
     verify.add_argument("--json", action="store_true", help="print the verdict as JSON")
-    upload = _add(verbs, "upload", "publish the packages of a report that is accepted", _upload)
-    for judging in (verify, upload):
-        judging.add_argument("--artifacts", type=Path, metavar="DIR")
-        judging.add_argument("--policy", type=Path, metavar="FILE")
-    upload.add_argument("--to", required=True, metavar="anaconda|DIR")
-    upload.add_argument("--user", metavar="OWNER", help="the channel's owner on anaconda.org")
-    upload.add_argument("--label", metavar="LABEL", help="default: the policy's, else manual")
-    upload.add_argument("--dry-run", action="store_true", help="do everything but publish")
+    verify.add_argument("--artifacts", type=Path, metavar="DIR")
+    verify.add_argument("--policy", type=Path, metavar="FILE")
 
 
 def _add(verbs: Verbs, name: str, words: str, verb: Verb) -> argparse.ArgumentParser:
@@ -129,24 +123,3 @@ def _verify(arguments: argparse.Namespace) -> int:
         json.dumps(found.to_json(), indent=2) + "\n" if arguments.json else found.text()
     )
     return found.exit_code
-
-
-def _upload(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, upload  # noqa: PLC0415 # only what the verb needs
-
-    try:
-        receipt = upload.upload(
-            arguments.evidence,
-            artifacts=arguments.artifacts,
-            policy=policy.load(arguments.policy),
-            to=arguments.to,
-            user=arguments.user,
-            label=arguments.label,
-            dry_run=arguments.dry_run,
-        )
-    except upload.UploadRefused as refused:
-        sys.stdout.write(refused.verdict.text())
-        sys.stderr.write("manualbuild: nothing was published.\n")
-        return refused.verdict.exit_code
-    sys.stdout.write(receipt.text())
-    return 0
