@@ -155,10 +155,11 @@ def conclude(
                 message=message,
             )
         )
-    return tuple(results), _status(planned, results, pytest_status)
+    return tuple(results), status(planned, results, pytest_status)
 
 
-def _status(planned: Plan, results: Collection[CheckResult], pytest_status: int) -> int:
+def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) -> int:
+    """Return the exit status of a run with these results; pytest's own 2 to 5 stay."""
     if pytest_status not in (0, 1):
         return pytest_status
     asked = [result for result in results if result.cause is not Cause.NOT_SELECTED]
@@ -218,20 +219,21 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
     return evidence
 
 
+def summary(evidence: Evidence) -> str:
+    """Return the run in a word, as in-toto's test-result predicate has it, or INCOMPLETE."""
+    outcomes = {result.outcome for result in evidence.results}
+    if not evidence.complete or not outcomes or outcomes - {Outcome.PASSED, Outcome.FAILED}:
+        return "INCOMPLETE"
+    return "FAILED" if Outcome.FAILED in outcomes else "PASSED"
+
+
 def _statement(evidence: Evidence) -> dict[str, Any]:
     predicate = msgspec.to_builtins(evidence)
     for result in predicate["results"]:
         # What a test wrote is in the logs and the JUnit report, which are named by hash.
         del result["stdout"], result["stderr"]
         result["duration_ms"] = round(result.pop("duration_s") * 1000)
-    outcomes = {result.outcome for result in evidence.results}
-    predicate["result"] = (
-        "INCOMPLETE"
-        if not evidence.complete or not outcomes or outcomes - {Outcome.PASSED, Outcome.FAILED}
-        else "FAILED"
-        if Outcome.FAILED in outcomes
-        else "PASSED"
-    )
+    predicate["result"] = summary(evidence)
     return {
         "_type": STATEMENT,
         "subject": [

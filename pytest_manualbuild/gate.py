@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
+from pytest_manualbuild import outcomes
 from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild import policy as policies
@@ -21,11 +23,7 @@ from pytest_manualbuild.model import (
     Artifact,
     Cause,
     Check,
-    CheckResult,
     Finding,
-    Host,
-    Outcome,
-    Plan,
     Severity,
     TestSection,
 )
@@ -112,6 +110,14 @@ def _whole(case: Case) -> Iterator[Reason]:
         yield _reject("The run did not come to its end.")
     if not evidence.plan.packages:
         yield _unsure("The evidence names no package.")
+    if case.stored.result != evidences.summary(evidence):
+        yield _reject(f"The evidence calls its result {case.stored.result}, and it is another.")
+    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
+    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
+    if evidence.exit_status not in fitting:
+        yield _reject(
+            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
+        )
     if any(result.cause is Cause.NOT_SELECTED for result in evidence.results) and (
         not evidence.narrowed
     ):
@@ -233,7 +239,8 @@ def _results(case: Case) -> Iterator[Reason]:
             )
     for host, package, check in counted.keys() - set(wanted):
         yield _reject(f"{package}: {check} on {host}: a result that nobody planned.")
-    yield from _outcomes(case)
+    yield from outcomes.outcomes(case.stored, case.people, case.policy, case.now)
+    yield from outcomes.hosts(evidence)
     for artifact in artifacts:
         judged = [h for h in plan.matrix.hosts if h.required and not h.standin]
         if not any(artifact.subdir in (host.subdir, "noarch") for host in judged):
@@ -241,73 +248,6 @@ def _results(case: Case) -> Iterator[Reason]:
                 f"{artifact.key}: the matrix {plan.matrix.name!r} requires no host for"
                 f" {artifact.subdir}; run with a --matrix that does."
             )
-    said = {r.outcome for r in evidence.results}
-    status = evidence.exit_status
-    if (status == 0 and said & {Outcome.FAILED, Outcome.ERROR}) or status not in (0, 1, 8, 16):
-        yield _reject(f"The exit status of the run ({status}) does not fit its results.")
-
-
-def _outcomes(case: Case) -> Iterator[Reason]:
-    evidence = case.stored.evidence
-    plan = evidence.plan
-    hosts = {host.name: host for host in plan.matrix.hosts}
-    waived, reasons = persons.waived(case.people, case.policy, plan, case.now)
-    lost: set[tuple[str, str]] = set()
-    for result in evidence.results:
-        host = hosts.get(result.host)
-        if host is None or not _planned(plan, result):
-            continue  # `_results` names it
-        if result.outcome is Outcome.PASSED:
-            if result.cause is not Cause.OK:
-                yield _reject(f"{result.check} on {result.host}: passed, and yet {result.cause}.")
-        elif waived.of(plan, result) is None and (result.host, result.message) not in lost:
-            if result.outcome is Outcome.ERROR:
-                # One host that broke is one reason, not one for each of its checks.
-                lost.add((result.host, result.message))
-            yield from _not_passed(plan, host, result)
-    yield from reasons
-    yield from waived.notes()
-    yield from _proven(case, hosts)
-
-
-def _planned(plan: Plan, result: CheckResult) -> bool:
-    return any(planned.artifact.key == result.package for planned in plan.packages)
-
-
-def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]:
-    where = f"{result.package}: {result.check} on {result.host}"
-    again = f"pytest --recipe {plan.recipe} --matrix {plan.matrix.name} --on {host.name}"
-    if result.outcome is Outcome.FAILED:
-        yield _reject(f"{where} failed ({result.cause}). {result.message}".rstrip(), help=again)
-    elif not host.required or host.standin:
-        return
-    elif result.outcome is Outcome.ERROR:
-        yield _unsure(f"{where}: could not be found out. {result.message}".rstrip(), help=again)
-    elif result.cause is not Cause.NOT_SELECTED:
-        yield _unsure(
-            f"{where} was skipped ({result.cause}), and a skip never satisfies a required"
-            f" host. {result.message}".rstrip(),
-            help=again,
-        )
-
-
-def _proven(case: Case, hosts: dict[str, Host]) -> Iterator[Reason]:
-    """Waivers may not leave a package without anything that passed."""
-    evidence = case.stored.evidence
-    if not case.people.waivers:
-        return
-    passed = {
-        result.package
-        for result in evidence.results
-        if result.outcome is Outcome.PASSED
-        and result.check != planning.INSTALL.name
-        and (host := hosts.get(result.host)) is not None
-        and host.required
-        and not host.standin
-    }
-    for planned in evidence.plan.packages:
-        if planned.artifact.key not in passed:
-            yield _unsure(f"{planned.artifact.key}: with what is waived, nothing is proven of it.")
 
 
 def _junit(case: Case) -> Iterator[Reason]:

@@ -19,7 +19,7 @@ ROAD = [
     {"languages", "capture", "section", "execution"},
     {"evidence", "reports"},
     {"signatures"},
-    {"policy", "approvals", "verdict", "people", "gate", "verify"},
+    {"policy", "approvals", "verdict", "people", "outcomes", "gate", "verify"},
     {"targets", "upload", "request", "published"},
     {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
 ]

@@ -49,6 +49,21 @@ def drop_result(case: Path) -> None:
     path.write_text(json.dumps(value))
 
 
+def other_environment(case: Path) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    (environment,) = value["predicate"]["hosts"][0]["environments"].values()
+    environment["packages"][0]["sha256"] = "0" * 64
+    path.write_text(json.dumps(value))
+
+
+def no_host(case: Path) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    value["predicate"]["hosts"].clear()
+    path.write_text(json.dumps(value))
+
+
 def twice(case: Path) -> None:
     path = case / "report/evidence.json"
     value = json.loads(path.read_text())
@@ -90,6 +105,12 @@ def extra_log(case: Path) -> None:
         (edit("evidence.json", '"narrowed": []', '"narrowed": ["-x"]'), "not cover the plan"),
         (edit("evidence.json", '"exit_status": 0', '"exit_status": 2'), "differ|exit status"),
         (edit("junit.xml", '"manualbuild.cause" value="ok"', '"x" value="ok"'), "not the report"),
+        (edit("evidence.json", '"state": "tested"', '"state": "unavailable"'), "is unavailable"),
+        (other_environment, "other bytes were installed"),
+        (no_host, "each host of the matrix once"),
+        (edit("evidence.json", '"exit_status": 0', '"exit_status": 7'), "exit status"),
+        (edit("evidence.json", '"result": "PASSED"', '"result": "FAILED"'), "calls its result"),
+        (edit("evidence.json", '"log": "logs/', '"log": "logs/no'), "does not have its log"),
         (drop_result, "0 results, 1 needed"),
         (twice, "2 results, 1 needed"),
         (drop_case, "junit.xml and the evidence differ"),
