@@ -14,7 +14,7 @@ ROAD = [
     {"archive", "containers", "members", "package", "recipe"},
     {"matrix", "plan"},
     {"hosts", "shells"},
-    {"audit"},
+    {"audit", "compare"},
     {"environment", "solver", "_solver"},
     {"languages", "capture", "section", "execution"},
     {"evidence", "reports"},

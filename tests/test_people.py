@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LOCAL, manualbuild, run_pytest, signer, write_package
+from conftest import LOCAL, ROOT, manualbuild, run_pytest, signer, write_package
 from pytest_manualbuild import approvals, signatures, verify
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild.errors import MatrixError, PolicyError
@@ -382,3 +382,24 @@ def test_a_policy_is_explained_in_words(rules: Path) -> None:
         "odd may be built by hand by alice until 2099-01-01 for 12 as core decided.",
     ):
         assert words in ran.out, ran.out
+
+
+def public(keys: Path, line: str) -> str:
+    return (keys / f"{line.partition('@')[0]}.pub").read_text()
+
+
+def test_the_policy_of_the_documentation_is_valid(tmp_path: Path, keys: Path) -> None:
+    text = (ROOT / "docs/verdict.md").read_text()
+    (tmp_path / "policy.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    lines = text.split("```text\n")[1].split("```")[0].splitlines()
+    with_keys = [line.replace("ssh-ed25519 AAAA...", public(keys, line))
+                 for line in lines if line.startswith(("alice", "bob"))]  # fmt: skip
+    (tmp_path / "allowed_signers").write_text("\n".join([lines[0], *with_keys]))
+    (tmp_path / "revoked").write_text((keys / "mallory.pub").read_text())
+    (tmp_path / "hosts.toml").write_text(LOCAL)
+
+    policy = policies.load(tmp_path / "policy.toml")
+
+    assert policies.explain(policy)
+    assert policy.allowed is not None
+    assert policy.allowed.may("alice@example.org", Role.REPORT)

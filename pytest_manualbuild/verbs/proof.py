@@ -1,4 +1,4 @@
-"""The verbs that judge: policy, approve, waive, verify."""
+"""The verbs that judge: policy, approve, waive, verify, compare."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ def add(verbs: Verbs) -> None:
 
     verify = _add(verbs, "verify", "judge a report: 0 accept, 1 reject, 8 inconclusive", _verify)
     verify.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    other = verbs.add_parser("compare", help="compare two builds: 0 the same, 1 they differ")
+    other.add_argument("first", type=Path, metavar="PACKAGE")
+    other.add_argument("second", type=Path, metavar="PACKAGE")
+    other.set_defaults(verb=_compare)
     verify.add_argument("--artifacts", type=Path, metavar="DIR")
     verify.add_argument("--policy", type=Path, metavar="FILE")
 
@@ -123,3 +127,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         json.dumps(found.to_json(), indent=2) + "\n" if arguments.json else found.text()
     )
     return found.exit_code
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import compare  # noqa: PLC0415 # only what the verb needs
+
+    found = compare.compare(arguments.first, arguments.second)
+    sys.stdout.write(found.text())
+    return 1 if found.likeness is compare.Likeness.DIFFERS else 0
