@@ -18,8 +18,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pytest_manualbuild import evidence, signatures
+from pytest_manualbuild import body, evidence, signatures
 from pytest_manualbuild import policy as policies
+from pytest_manualbuild.body import REPORT
 from pytest_manualbuild.errors import EvidenceError, PolicyError, SignatureError
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.signatures import AllowedSigners, Role, Signature
@@ -33,7 +34,6 @@ MOST_DAYS = 90
 """How long a waiver may hold."""
 MOST_BYTES = 1 << 20
 MOST_FILES = 1000
-REPORT = "evidence.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +102,14 @@ _KINDS: dict[type, str] = {Approval: APPROVAL, Waiver: WAIVER}
 
 
 def read_report(
-    folder: Path, data: bytes, allowed: AllowedSigners | None, now: datetime
+    folder: Path, run: Path, data: bytes, allowed: AllowedSigners | None, now: datetime
 ) -> Signed[bytes]:
-    """Return the report with whoever signed these bytes."""
-    path = folder / f"{REPORT}.sig"
-    if not path.is_file():
-        return Signed(file=REPORT, statement=data, signature=None)
-    return _checked(folder, folder / REPORT, data, data, Role.REPORT, allowed, now)
+    """Return the report of a run below ``folder`` with whoever signed these bytes."""
+    path = run / REPORT
+    if not path.with_name(f"{REPORT}.sig").is_file():
+        file = path.relative_to(folder).as_posix()
+        return Signed(file=file, statement=data, signature=None)
+    return _checked(folder, path, data, data, Role.REPORT, allowed, now)
 
 
 def read_all(
@@ -213,10 +214,11 @@ def approve(
             f"--checked {','.join(checked)}: that is not known.",
             remedy=f"Name some of {', '.join(CHECKED)}.",
         )
-    stored = evidence.read(folder)
+    reports = body.read_bytes(folder)
+    stored = body.parse(reports).whole
     names = {planned.artifact.name for planned in stored.evidence.plan.packages}
     approval = Approval(
-        evidence_sha256=hashlib.sha256((folder / REPORT).read_bytes()).hexdigest(),
+        evidence_sha256=body.sha256(reports),
         packages=stored.subjects,
         policy_sha256=policies.digest(policy, names),
         checked=checked,
@@ -227,7 +229,7 @@ def approve(
 
 def waive(folder: Path, key: Path, policy: Policy, waiver: Waiver) -> tuple[Path, Signature]:
     """Write a signed waiver into a folder of evidence; return its file and who signed it."""
-    evidence.read(folder)
+    body.read(folder)
     for fault in waiver.faults():
         raise EvidenceError(f"The waiver cannot hold: {fault}.", remedy="Make it narrower.")
     return _write(folder, key, policy, Role.WAIVER, asdict(waiver), waiver.id)

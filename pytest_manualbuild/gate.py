@@ -18,7 +18,7 @@ from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild.errors import ManualBuildError
-from pytest_manualbuild.evidence import Stored
+from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import (
     Artifact,
     Cause,
@@ -54,17 +54,26 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """Everything that the gate looks at."""
+class Run:
+    """One run, and what lies in its folder now."""
 
     stored: Stored
-    packages: tuple[Found, ...]
     junit: tuple[JunitCase, ...] | None
     """None: the report cannot be read."""
     junit_sha256: str
     matrix_text: str
     recipe_sha256: str
     logs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Everything that the gate looks at."""
+
+    stored: Stored
+    """What the runs say together."""
+    runs: tuple[Run, ...]
+    packages: tuple[Found, ...]
     people: People
     policy: Policy
     now: datetime
@@ -110,37 +119,43 @@ def _whole(case: Case) -> Iterator[Reason]:
         yield _reject("The run did not come to its end.")
     if not evidence.plan.packages:
         yield _unsure("The evidence names no package.")
-    if case.stored.result != evidences.summary(evidence):
-        yield _reject(f"The evidence calls its result {case.stored.result}, and it is another.")
-    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
-    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
-    if evidence.exit_status not in fitting:
-        yield _reject(
-            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
-        )
+    for run in case.runs:
+        yield from _consistent(run.stored)
     if any(result.cause is Cause.NOT_SELECTED for result in evidence.results) and (
         not evidence.narrowed
     ):
         yield _reject("Checks were left out of the run, and the evidence does not say so.")
 
 
-def _identity(case: Case) -> Iterator[Reason]:
+def _consistent(stored: Stored) -> Iterator[Reason]:
+    evidence = stored.evidence
+    if stored.result != evidences.summary(evidence):
+        yield _reject(f"The evidence calls its result {stored.result}, and it is another.")
+    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
+    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
+    if evidence.exit_status not in fitting:
+        yield _reject(
+            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
+        )
+
+
+def _identity(run: Run) -> Iterator[Reason]:
     """The parts belong together: plan, matrix, recipe, logs."""
-    evidence = case.stored.evidence
+    evidence = run.stored.evidence
     if planning.digest(evidence.plan) != evidence.plan_sha256:
         yield _reject("The plan in the evidence is not the one that its digest names.")
     try:
-        hosts = matrices.parse(case.matrix_text, "matrix.toml")
+        hosts = matrices.parse(run.matrix_text, "matrix.toml")
     except ManualBuildError as error:
         yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
     else:
         planned = evidence.plan.matrix
         if (hosts.sha256, hosts.hosts) != (planned.sha256, planned.hosts):
             yield _reject("The matrix kept with the evidence is not the one that was run.")
-    if case.recipe_sha256 != evidence.plan.recipe_sha256:
+    if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
-    for name in sorted(evidence.logs.keys() | case.logs.keys()):
-        if evidence.logs.get(name) != case.logs.get(name):
+    for name in sorted(evidence.logs.keys() | run.logs.keys()):
+        if evidence.logs.get(name) != run.logs.get(name):
             yield _reject(f"The log {name} is not the one that the run wrote.")
 
 
@@ -250,28 +265,32 @@ def _results(case: Case) -> Iterator[Reason]:
             )
 
 
-def _junit(case: Case) -> Iterator[Reason]:
+def _junit(run: Run) -> Iterator[Reason]:
     """The JUnit report says the same."""
-    evidence = case.stored.evidence
-    if case.junit_sha256 != evidence.junit_sha256:
+    evidence = run.stored.evidence
+    if run.junit_sha256 != evidence.junit_sha256:
         yield _reject("junit.xml is not the report that the evidence names.")
-    if case.junit is None:
+    if run.junit is None:
         yield _reject("junit.xml cannot be read.")
         return
     hashes = {p.artifact.key: p.artifact.sha256 for p in evidence.plan.packages}
     ours = Counter((r.host, r.package, r.check, r.outcome) for r in evidence.results)
-    theirs = Counter((c.host, c.artifact, c.check, c.outcome) for c in case.junit)
+    theirs = Counter((c.host, c.artifact, c.check, c.outcome) for c in run.junit)
     for host, package, check, outcome in sorted((theirs - ours).keys() | (ours - theirs).keys()):
         yield _reject(
             f"junit.xml and the evidence differ: {package}: {check} on {host}: {outcome}."
         )
-    if any(hashes.get(c.artifact) != c.sha256 for c in case.junit):
+    if any(hashes.get(c.artifact) != c.sha256 for c in run.junit):
         yield _reject("junit.xml is about other bytes.")
 
 
 def _age(case: Case) -> Iterator[Reason]:
-    """The run is not from the future, and not too old."""
-    evidence = case.stored.evidence
+    """No run is from the future, and none too old."""
+    for run in case.runs:
+        yield from _times(case, run.stored.evidence)
+
+
+def _times(case: Case, evidence: Evidence) -> Iterator[Reason]:
     try:
         started = datetime.fromisoformat(evidence.started)
         finished = datetime.fromisoformat(evidence.finished)
@@ -316,14 +335,19 @@ def _audit(case: Case) -> Iterator[Reason]:
                 yield note(f"{finding.severity}: {where}{finding.message}")
 
 
+def _each(rule: Callable[[Run], Iterator[Reason]]) -> Callable[[Case], Iterator[Reason]]:
+    """Make a rule about one run a rule about every run."""
+    return lambda case: (reason for run in case.runs for reason in rule(run))
+
+
 _RUN = "Run all of it again, and change nothing in the folder: pytest --recipe ... --matrix ..."
 _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_whole, _RUN),
-    (_identity, _RUN),
+    (_each(_identity), _RUN),
     (_packages, "Give the files that were tested with --artifacts, or run the tests of these."),
     (_tests, "Build it again from the recipe that was reviewed, then run its tests."),
     (_results, _RUN),
-    (_junit, _RUN),
+    (_each(_junit), _RUN),
     (_age, _RUN),
     (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
     (_people, persons.SIGN),

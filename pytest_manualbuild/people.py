@@ -22,10 +22,17 @@ WAIVE = "Remove it, or make another one: manualbuild waive EVIDENCE ..."
 class People:
     """What people signed about a run, as it was read and its signatures checked."""
 
-    report: Signed[bytes]
+    reports: tuple[Signed[bytes], ...]
+    """Of each run."""
     evidence_sha256: str
+    """See ``body.sha256``."""
     approvals: tuple[Signed[Approval], ...] = ()
     waivers: tuple[Signed[Waiver], ...] = ()
+
+    @property
+    def runners(self) -> frozenset[str]:
+        """Return who signed a report."""
+        return frozenset(one.signature.principal for one in self.reports if one.signature)
 
 
 @dataclass(kw_only=True)
@@ -64,24 +71,24 @@ class Waived:
 
 
 def runner(people: People, policy: Policy) -> Iterator[Reason]:
-    """Yield why the report does not count as signed, or by whom it is."""
-    report = people.report
+    """Yield why a report does not count as signed, or by whom it is."""
     if policy.allowed is None:
         yield note("The policy asks for no signature: who can write the report can write a lie.")
-    elif report.problem:
-        yield reject(f"The report is not signed well: {report.problem}.", help=SIGN)
-    elif report.signature is None:
-        yield unsure("The report is not signed.", help=SIGN)
-    else:
-        who = report.signature.principal
-        yield note(f"run and signed by {who}, key {report.signature.fingerprint}")
+        return
+    for report in people.reports:
+        if report.problem:
+            yield reject(f"{report.file}: it is not signed well: {report.problem}.", help=SIGN)
+        elif report.signature is None:
+            yield unsure(f"{report.file}: the report is not signed.", help=SIGN)
+        else:
+            who, key = report.signature.principal, report.signature.fingerprint
+            yield note(f"{report.file}: run and signed by {who}, key {key}")
 
 
 def enabled(people: People, policy: Policy, plan: Plan, today: date) -> Iterator[Reason]:
     """Yield which packages may not be built by hand now, or not by the one who signed."""
     if not policy.enabled:
         return
-    who = people.report.signature.principal if people.report.signature else None
     for key, name in ((one.artifact.key, one.artifact.name) for one in plan.packages):
         rows = policy.rows(name)
         live = [row for row in rows if row.until is None or row.until >= today]
@@ -89,11 +96,12 @@ def enabled(people: People, policy: Policy, plan: Plan, today: date) -> Iterator
             yield reject(f"{key}: the policy does not enable {name}.")
         elif not live:
             yield reject(f"{key}: the policy enabled {name} until {rows[-1].until}.")
-        elif all(row.builders and who not in row.builders for row in live):
-            if who is None:
-                yield unsure(f"{key}: nobody signed that he built it.", help=SIGN)
-            else:
+        elif all(row.builders and not people.runners & set(row.builders) for row in live):
+            if people.runners:
+                who = ", ".join(sorted(people.runners))
                 yield reject(f"{key}: the policy does not let {who} build it.")
+            else:
+                yield unsure(f"{key}: nobody signed that he built it.", help=SIGN)
 
 
 def approvals(people: People, policy: Policy, stored: Stored) -> Iterator[Reason]:
@@ -110,7 +118,7 @@ def approvals(people: People, policy: Policy, stored: Stored) -> Iterator[Reason
         approval, signature = signed.statement, signed.signature
         if approval is None or signature is None:
             yield reject(f"{signed.file}: it is no valid approval: {signed.problem}.", help=APPROVE)
-        elif people.report.signature and signature.principal == people.report.signature.principal:
+        elif signature.principal in people.runners:
             yield reject(f"{signed.file}: {signature.principal} ran the tests, and approves them.")
         elif (approval.evidence_sha256, approval.packages) != (
             people.evidence_sha256,
@@ -156,7 +164,7 @@ def _faults(signed: Signed[Waiver], people: People, plan: Plan, now: datetime) -
     yield from waiver.faults()
     if signed.file != f"waivers/{waiver.id}.json":
         yield f"it is named {waiver.id}"
-    if people.report.signature is None or signature.principal == people.report.signature.principal:
+    if not people.runners or signature.principal in people.runners:
         yield f"{signature.principal} cannot waive checks of a run of his own, or of nobody's"
     # A day may have begun where it was signed, and not yet here.
     if waiver.created > (now + timedelta(days=1)).date():

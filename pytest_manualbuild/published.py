@@ -7,11 +7,11 @@ downloaded and judged again with the evidence that names it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_manualbuild import evidence
+from pytest_manualbuild import body
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.targets.base import UploadTarget
@@ -47,7 +47,7 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
     proven: dict[str, Path] = {}
     reasons: dict[str, list[str]] = {key: [] for key in public}
     for folder in _evidence(folders):
-        artifacts = [one.artifact for one in evidence.read(folder).evidence.plan.packages]
+        artifacts = [one.artifact for one in body.read(folder).whole.evidence.plan.packages]
         served = [one for one in artifacts if is_safe(one) and one.key in reasons]
         if not served:
             continue
@@ -64,12 +64,12 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
     ]
 
 
-def _evidence(folders: Sequence[Path]) -> Iterator[Path]:
+def _evidence(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
-        if (folder / "evidence.json").is_file():
+        if body.is_body(folder):
             yield folder
-        else:
-            yield from sorted(path.parent for path in folder.rglob("evidence.json"))
+        elif folder.is_dir() and not folder.is_symlink():
+            yield from _evidence(sorted(folder.iterdir()))
 
 
 def _download(target: UploadTarget, artifact: Artifact, path: Path) -> None:

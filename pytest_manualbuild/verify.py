@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import approvals, audit, evidence, gate, package, plan
+from pytest_manualbuild import approvals, audit, body, gate, package, plan
 from pytest_manualbuild.approvals import Approval, Waiver
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
-from pytest_manualbuild.evidence import Evidence
+from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
 from pytest_manualbuild.model import Artifact, PlannedPackage
 from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
@@ -39,22 +39,43 @@ def verify(
     now: datetime | None = None,
     published: bool = False,
 ) -> Verification:
-    """Judge a folder of evidence.
+    """Judge a folder of evidence: of one run, or of several (see ``body``).
 
     The packages are looked for where the run found them, or below ``artifacts``. ``published``
     is for packages that are out already: their report does not get too old.
     Raises EvidenceError when there is nothing that could be judged.
     """
     now = now or datetime.now(UTC)
-    data = evidence.read_bytes(folder / approvals.REPORT)
+    reports = body.read_bytes(folder)
+    # The signatures first, over the bytes; only then is read what they say.
     people = People(
-        report=approvals.read_report(folder, data, policy.allowed, now),
-        evidence_sha256=hashlib.sha256(data).hexdigest(),
+        reports=tuple(
+            approvals.read_report(folder, run, data, policy.allowed, now)
+            for run, data in reports.items()
+        ),
+        evidence_sha256=body.sha256(reports),
         approvals=approvals.read_all(folder, Approval, policy.allowed, now),
         waivers=approvals.read_all(folder, Waiver, policy.allowed, now),
     )
-    stored = evidence.parse(data, folder / approvals.REPORT)
-    found = [_found(folder, planned, artifacts) for planned in stored.evidence.plan.packages]
+    evidence = body.parse(reports)
+    first = next(iter(reports))
+    found = [_found(first, one, artifacts) for one in evidence.whole.evidence.plan.packages]
+    verdict = gate.judge(
+        gate.Case(
+            stored=evidence.whole,
+            runs=tuple(_run(path, stored) for path, stored in evidence.runs.items()),
+            packages=tuple(found),
+            people=people,
+            policy=policy,
+            now=now,
+            published=published,
+        )
+    )
+    files = {one.key: one.artifact for one in found if one.artifact is not None}
+    return Verification(verdict=verdict, evidence=evidence.whole.evidence, files=files)
+
+
+def _run(folder: Path, stored: Stored) -> gate.Run:
     report = _bytes(folder / "junit.xml")
     cases: tuple[junit.Case, ...] | None
     try:
@@ -65,27 +86,18 @@ def verify(
         recipe_sha256 = folder_sha256(folder / "recipe")
     except (ManualBuildError, OSError):
         recipe_sha256 = ""
-    verdict = gate.judge(
-        gate.Case(
-            stored=stored,
-            packages=tuple(found),
-            junit=cases,
-            junit_sha256=hashlib.sha256(report).hexdigest(),
-            matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
-            recipe_sha256=recipe_sha256,
-            logs={
-                path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in sorted((folder / "logs").rglob("*"))
-                if path.is_file()
-            },
-            people=people,
-            policy=policy,
-            now=now,
-            published=published,
-        )
+    return gate.Run(
+        stored=stored,
+        junit=cases,
+        junit_sha256=hashlib.sha256(report).hexdigest(),
+        matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
+        recipe_sha256=recipe_sha256,
+        logs={
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((folder / "logs").rglob("*"))
+            if path.is_file()
+        },
     )
-    files = {one.key: one.artifact for one in found if one.artifact is not None}
-    return Verification(verdict=verdict, evidence=stored.evidence, files=files)
 
 
 def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
@@ -93,7 +105,7 @@ def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
 
     What is not there is left out: judging the copies will name it.
     """
-    for planned in evidence.read(folder).evidence.plan.packages:
+    for planned in body.read(folder).whole.evidence.plan.packages:
         path = _find(planned.artifact, artifacts)
         if path is not None and path.is_file():
             target = into / planned.artifact.key
@@ -148,6 +160,6 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.stat().st_size <= evidence.MOST_BYTES else b""
+        return path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
     except OSError:
         return b""

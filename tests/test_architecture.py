@@ -17,7 +17,7 @@ ROAD = [
     {"audit", "compare"},
     {"environment", "solver", "_solver"},
     {"languages", "capture", "section", "execution"},
-    {"evidence", "reports"},
+    {"evidence", "reports", "body"},
     {"signatures"},
     {"policy", "approvals", "verdict", "people", "outcomes", "gate", "verify"},
     {"targets", "upload", "request", "published"},

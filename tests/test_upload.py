@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LOCAL, Ran, build, manualbuild, run_pytest
+from conftest import LOCAL, Ran, build, command, manualbuild, run_pytest, write_package
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild import verify
 from pytest_manualbuild.errors import UploadError
@@ -345,3 +345,19 @@ def test_a_file_without_evidence_is_found(case: Path) -> None:
     assert ran.status == 1, ran.out
     assert "noarch/even-1-0.conda: NOT PROVEN\n  - no evidence names it" in ran.out
     assert "noarch/odd-1-0.conda: proven by report" in ran.out
+
+
+def test_no_token_reaches_a_host(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - env\n    - set\n    - 'false'\n")
+    words = ("--recipe", "recipe", "--matrix", "local.toml", "--evidence", "report")
+
+    ran = command(
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, cwd=tmp_path,
+        ANACONDA_API_TOKEN=CANARY, BINSTAR_API_TOKEN=CANARY, CONDA_TOKEN=CANARY,
+        GITHUB_TOKEN=CANARY, SSH_AUTH_SOCK=CANARY,
+    )  # fmt: skip
+
+    assert (ran.status, CANARY in ran.out) == (1, False), ran.out
+    written = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
+    assert any("PREFIX=" in path.read_text(errors="replace") for path in written)
+    assert [path for path in written if CANARY in path.read_text(errors="replace")] == []

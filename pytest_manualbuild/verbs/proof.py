@@ -83,7 +83,7 @@ def _approve(arguments: argparse.Namespace) -> int:
     loaded = policy.load(arguments.policy)
     if arguments.role == "report":
         signature = approvals.sign_report(arguments.evidence, arguments.key, loaded)
-        file = arguments.evidence / f"{approvals.REPORT}.sig"
+        file = arguments.evidence / "evidence.json.sig"
     else:
         checked = tuple(arguments.checked.split(","))
         file, signature = approvals.approve(
