@@ -249,6 +249,7 @@ class Engine:
             give,
             limits=self._settings.limits,
             stopped=self._stop.is_set,
+            warn=lambda warning: desk.warnings.append(f"{planned.label}: {warning}"),
             build=build[0] if build else None,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
@@ -256,7 +257,7 @@ class Engine:
         try:
             if inside := testfiles.in_prefix(section.recipe, planned):
                 connection.put(environment.prefix, inside)
-            ended = run.run(connection, files)
+            return run.run(connection, files)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
             desk.state, desk.message = "lost", error.problem
@@ -265,8 +266,6 @@ class Engine:
                     result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
                 )
             return False
-        desk.warnings += [f"{planned.label}: {warning}" for warning in ended.warnings]
-        return ended.clean
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = cause_of(error)
