@@ -16,7 +16,9 @@ INSTALL = Check(name="install", kind=CheckKind.INSTALL)
 INLINE = "_manualbuild_script"
 """The file that a section's own script becomes on the host, in the folder of the tests."""
 _NAME_LENGTH = 80
-_LANGUAGES = {".py": "python", ".sh": "shell", ".pl": "perl", ".lua": "lua", ".r": "r"}
+_SHELL = (".sh", ".bat")
+_LANGUAGES = {".py": "python", ".pl": "perl", ".lua": "lua", ".r": "r"}
+_LANGUAGES |= dict.fromkeys(_SHELL, "shell")
 # What rattler-build calls the imports of each language.
 _WORDS = {"python": "imports", "perl": "uses", "r": "libraries", "ruby": "requires"}
 
@@ -47,11 +49,11 @@ def _of(section: TestSection) -> Iterable[Check]:
     else:
         yield INSTALL
         scripts = [_script(script.path) for script in section.scripts]
-        yield from (check for check in scripts if not check.text.endswith((".sh", ".bat")))
+        yield from (check for check in scripts if not check.text.endswith(_SHELL))
         yield from _imports(section)
         if section.pip_check:
             yield Check(name="pip_check", kind=CheckKind.PIP_CHECK, language="python")
-        yield from (check for check in scripts if check.text.endswith(".sh"))
+        yield from (check for check in scripts if check.text.endswith(_SHELL))
         yield from _commands(section)
 
 

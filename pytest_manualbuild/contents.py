@@ -7,24 +7,21 @@ test is looked at, so that a package built without its tests is found out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pytest_manualbuild import globs
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import Artifact, ContentsRule
-from pytest_manualbuild.package import paths as read_paths
 
 MOST_NAMED = 5
 _WINDOWS_BIN = ("Library/bin", "Scripts", "bin", "Library/mingw-w64/bin", "Library/usr/bin", "")
 _WINDOWS_PROGRAM = "{,.exe,.bat,.cmd,.com,.ps1}"
 
 
-def problems(artifact: Artifact, rules: Sequence[ContentsRule]) -> list[str]:
+def problems(artifact: Artifact, rules: Sequence[ContentsRule], paths: Sequence[str]) -> list[str]:
     """Return for each rule what is wrong, in a sentence; empty where the package keeps it.
 
-    Raises ArtifactError when the package's list of files cannot be read.
+    ``paths`` are those of the package's files. Raises ArtifactError for a rule of no known kind.
     """
-    paths = read_paths(Path(artifact.path))
     named: set[str] = set()
     found = []
     for rule in rules:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -154,6 +155,12 @@ class Output:
     skip: bool
     sections: tuple[TestSection, ...]
     """At least one, in the order in which they run."""
+    variant: dict[str, str] = field(default_factory=dict)
+    """The variant keys that it uses, with their values."""
+    run: tuple[str, ...] = ()
+    """``requirements/run``."""
+    test: dict[str, Any] = field(default_factory=dict)
+    """The test section as the recipe gives it, for people to read."""
 
 
 @dataclass(frozen=True, kw_only=True)

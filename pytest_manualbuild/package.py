@@ -28,27 +28,35 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
     ``build_artefacts/`` are looked for beside the recipe and in the current folder.
     Raises ArtifactError naming where was looked.
     """
-    if artifacts is not None:
-        places = [artifacts]
-    else:
-        parents = dict.fromkeys([recipe_folder.parent, recipe_folder, Path.cwd()])
-        places = [
-            parent / name for parent in parents for name in ("build_artifacts", "build_artefacts")
-        ]
+    places = [artifacts] if artifacts is not None else _beside(recipe_folder)
     for place in places:
-        found = sorted(
-            path
-            for subdir in PACKAGE_SUBDIRS
-            for folder in ([place / subdir] if place.name != subdir else [place])
-            for path in folder.glob("*")
-            if path.name.endswith(archive.EXTENSIONS)
-        )
-        if found:
-            return [path.absolute() for path in found]
+        if found := _in(place):
+            return found
     looked = ", ".join(str(place) for place in places)
     raise ArtifactError(
         f"There is no package to test: looked for SUBDIR/*.conda and SUBDIR/*.tar.bz2 in {looked}.",
         remedy="Build the recipe first, or give the folder of its packages with --artifacts.",
+    )
+
+
+def are_beside(recipe_folder: Path) -> bool:
+    """Whether packages lie where they are looked for without being told."""
+    return any(_in(place) for place in _beside(recipe_folder))
+
+
+def _beside(recipe_folder: Path) -> list[Path]:
+    parents = dict.fromkeys([recipe_folder.parent, recipe_folder, Path.cwd()])
+    names = ("build_artifacts", "build_artefacts")
+    return [parent / name for parent in parents for name in names]
+
+
+def _in(place: Path) -> list[Path]:
+    return sorted(
+        path.absolute()
+        for subdir in PACKAGE_SUBDIRS
+        for folder in ([place / subdir] if place.name != subdir else [place])
+        for path in folder.glob("*")
+        if path.name.endswith(archive.EXTENSIONS)
     )
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_manualbuild import contents, downstream
+from pytest_manualbuild import contents, downstream, package
 from pytest_manualbuild.environment import Environments
 from pytest_manualbuild.errors import (
     ArtifactError,
@@ -187,7 +187,9 @@ class Preparation:
     def _look_into(self, section: Section) -> None:
         (described,) = section.planned.sections
         try:
-            found = contents.problems(section.planned.artifact, described.contents)
+            artifact = section.planned.artifact
+            paths = package.paths(Path(artifact.path))
+            found = contents.problems(artifact, described.contents, paths)
         except ArtifactError as error:
             self._all(section, Outcome.FAILED, Cause.CONTENTS, error.problem)
             return

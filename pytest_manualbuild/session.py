@@ -202,7 +202,8 @@ class Controller(_Session):
 
     def waiting(self, status: str) -> None:
         """Show on a terminal what the hosts are doing."""
-        import_module("pytest_manualbuild.reports.terminal")  # slow; nothing else is to do now
+        for name in ("html", "terminal"):
+            import_module(f"pytest_manualbuild.reports.{name}")  # slow; nothing else is to do now
         self._waited.show(status)
 
     def ask(self, key: Key) -> CheckResult:

@@ -66,6 +66,8 @@ def build(
     )
     built = sorted(path for path in into.glob(f"*/*{extension}") if path not in before)
     assert built, done.stdout + done.stderr
+    for path in into.glob("*/repodata*"):
+        path.unlink()  # it may name bytes that a later variant has overwritten
     return built
 
 

@@ -12,7 +12,7 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 ROAD = [
     {"__init__", "errors", "model"},
     {"archive", "containers", "globs", "members", "package", "recipe"},
-    {"matrix", "checks", "plan"},
+    {"matrix", "checks", "plan", "outline"},
     {"hosts", "shells"},
     {"audit"},
     {"environment", "solver", "_solver"},

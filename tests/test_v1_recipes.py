@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recipe_v1 import noarch, write
@@ -363,3 +364,22 @@ def test_a_feedstock_and_the_file_itself_may_be_named(tmp_path: Path) -> None:
 
     for given in (tmp_path, folder, folder / "recipe.yaml"):
         assert recipe.load(given, subdir="linux-64").folder == folder.resolve()
+
+
+def test_variant_files_of_the_caller_come_after_those_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "package:\n  name: x\n  version: '1'\nrequirements:\n  run:\n    - zlib ==${{ zlib }}\n"
+        "    - ${{ pin_compatible('numpy') }}\ntests:\n  - script: echo ${{ zlib }}\n"
+    )
+    (tmp_path / "variants.yaml").write_text("zlib:\n  - '1.2'\n")
+    (tmp_path / "more.yaml").write_text("zlib:\n  - '1.3'\n")
+
+    def run(**files: Any) -> tuple[str, ...]:
+        (output,) = recipe.load(tmp_path, subdir="linux-64", **files).outputs
+        return output.run
+
+    assert run() == ("zlib ==1.2", "numpy")
+    assert run(configs=[tmp_path / "more.yaml"]) == ("zlib ==1.3", "numpy")
+    assert run(exclusive=tmp_path / "more.yaml") == ("zlib ==1.3", "numpy")
+    with pytest.raises(RecipeError, match="no such variant file"):
+        run(configs=[tmp_path / "none.yaml"])

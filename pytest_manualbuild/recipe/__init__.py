@@ -1,12 +1,12 @@
 """Reads a recipe: which packages it describes, and what must be tested of each.
 
 A recipe is a stranger's text. Nothing of it is run, imported or evaluated here
-but in a sandbox, and no file outside its folder is read.
+but in a sandbox, in a process of its own, and no file outside its folder is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_manualbuild.errors import RecipeError
@@ -20,20 +20,36 @@ FILES = ("meta.yaml", recipe_yaml.FILE)
 __all__ = ["FILES", "Recipe", "file", "folder_sha256", "load"]
 
 
-def load(folder: Path, *, subdir: str, variant: Mapping[str, str] | None = None) -> Recipe:
+def load(
+    folder: Path,
+    *,
+    subdir: str,
+    variant: Mapping[str, str] | None = None,
+    config: str = "",
+    configs: Sequence[Path] = (),
+    exclusive: Path | None = None,
+) -> Recipe:
     """Render the recipe in a folder (or that recipe file, or of that feedstock).
 
     ``variant`` has the values that the build used (``info/hash_input.json``); None stands for
-    the variants that the recipe itself brings. Raises RecipeError, naming file and line.
+    the variants that the recipe itself brings. ``config``, ``configs`` and ``exclusive`` are
+    variant files; see ``meta_yaml.load``. Raises RecipeError, naming file and line.
     """
     path = file(folder)
     if path.name != recipe_yaml.FILE:
-        return meta_yaml.load(folder, subdir=subdir, variant=variant)
+        return meta_yaml.load(
+            path.parent,
+            subdir=subdir,
+            variant=variant,
+            config=config,
+            configs=configs,
+            exclusive=exclusive,
+        )
     subdir = "linux-64" if subdir == "noarch" else subdir
     return Recipe(
         folder=path.parent,
         sha256=folder_sha256(path.parent),
-        outputs=recipe_yaml.outputs(path, subdir, variant),
+        outputs=recipe_yaml.outputs(path, subdir, variant, configs=configs, exclusive=exclusive),
     )
 
 

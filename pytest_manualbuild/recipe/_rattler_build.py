@@ -18,15 +18,15 @@ from typing import Any
 MOST_MEMORY = 384 << 20
 """Bytes of address space; the library itself maps 100 MB of them."""
 MOST_VARIANTS = 1000
-_VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
-"""In the order in which rattler-build lets the later one win."""
+_CONDA_BUILD = "conda_build_config.yaml"
+"""The one name by which rattler-build knows a variant file of conda-build's form."""
 
 
 def render(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the outputs of a recipe, each as rattler-build describes it (stage 1).
 
     ``variant`` of the request has the values that a package was built with; whatever it does not
-    name, and everything where it is None, comes from the files beside the recipe.
+    name, and everything where it is None, comes from ``files``, of which a later one wins.
     """
     from rattler_build import (  # noqa: PLC0415 # only in this child
         JinjaConfig,
@@ -51,14 +51,13 @@ def render(asked: Mapping[str, Any]) -> dict[str, Any]:
         return str(one.get_values("k")[0])[1:]  # type: ignore[index] # it was just given
 
     variants = VariantConfig()
-    for file in _VARIANT_FILES:
-        if (path.parent / file).is_file():
-            read = (
-                VariantConfig.from_conda_build_config
-                if file == "conda_build_config.yaml"
-                else VariantConfig.from_file_with_context
-            )
-            variants = variants.merge(read(path.parent / file, jinja({})))
+    for file in map(Path, asked["files"]):
+        read = (
+            VariantConfig.from_conda_build_config
+            if file.name == _CONDA_BUILD
+            else VariantConfig.from_file_with_context
+        )
+        variants = variants.merge(read(file, jinja({})))
     if (exact := asked["variant"]) is not None:
         # A package names what its own output used; other outputs may need the rest of the files.
         zipped = [keys for keys in variants.zip_keys or [] if not exact.keys() & set(keys)]

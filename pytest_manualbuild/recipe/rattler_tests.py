@@ -225,7 +225,7 @@ def _contents(given: _Test) -> Iterator[TestSection]:
     if test.get("strict") is True:
         rules.append(ContentsRule(kind="strict"))
     for rule in rules:
-        globs.regex(rule.glob)
+        globs.regexes(rule.glob)
     if rules:
         yield TestSection(label=given.label, contents=tuple(rules))
 

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from pytest_manualbuild.model import Output
 from pytest_manualbuild.recipe import rattler_tests
 
 FILE = "recipe.yaml"
+VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
+"""Taken where they lie beside a recipe; of both, the later one wins, as in rattler-build."""
 MOST_BYTES = 1024 * 1024
 MOST_S = 10.0
 _CHILD = Path(__file__).with_name("_rattler_build.py")
@@ -27,16 +29,30 @@ _MESSAGE = re.compile(r'message: "((?:[^"\\]|\\.)*)"')
 _LINE = re.compile(r"line: (\d+)|YAML: (\d+):\d+")
 
 
-def outputs(path: Path, subdir: str, variant: Mapping[str, str] | None) -> tuple[Output, ...]:
+def outputs(
+    path: Path,
+    subdir: str,
+    variant: Mapping[str, str] | None,
+    *,
+    configs: Sequence[Path] = (),
+    exclusive: Path | None = None,
+) -> tuple[Output, ...]:
     """Render a ``recipe.yaml`` for a package's variant, or for all in the files beside it.
 
+    ``configs`` are variant files that come after those, ``exclusive`` is one in their place.
     Raises RecipeError, naming file and line where the library knows it.
     """
+    beside = [file for name in VARIANT_FILES if (file := path.parent / name).is_file()]
+    files = [*([exclusive] if exclusive else beside), *configs]
+    for file in files:
+        if not file.is_file():
+            raise RecipeError(f"{file}: there is no such variant file.", remedy="Correct its path.")
     _look_at(path)
     values = None if variant is None else {key: _value(text) for key, text in variant.items()}
     if values is not None:
         values.pop("target_platform", None)  # it follows from the subdir, or is noarch
-    described = _ask(path, {"path": str(path), "subdir": subdir, "variant": values})
+    asked = {"path": str(path), "subdir": subdir, "variant": values}
+    described = _ask(path, {**asked, "files": [str(file.resolve()) for file in files]})
     siblings = {
         one["recipe"]["package"]["name"]: (
             str(one["recipe"]["package"]["version"]),
@@ -126,4 +142,11 @@ def _output(
         noarch=str(noarch) if noarch else None,
         skip=bool(given["skip"]),
         sections=sections,
+        variant=given["variant"],
+        run=tuple(_spec(one) for one in (described.get("requirements") or {}).get("run") or ()),
     )
+
+
+def _spec(one: object) -> str:
+    """Return a run requirement as text; a pin is known by its name until its host is solved."""
+    return str(next(iter(one.values()))["name"]) if isinstance(one, dict) else str(one)
