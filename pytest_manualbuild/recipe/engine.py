@@ -108,6 +108,7 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "variant": {key: metadata.variant[key] for key in sorted(keys)},
         "run": listed(metadata.value("requirements", "run")),
         "test": {key: listed(metadata.value("test", key)) for key in _TESTS},
+        "extra": metadata.meta.get("extra"),
         "test_script": test.get("script") if metadata.parent is not None else None,
     }
     system = metadata.source.subdir.partition("-")[0]
