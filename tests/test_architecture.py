@@ -31,7 +31,7 @@ ROAD = [
         "ready",
         "execution",
     },
-    {"evidence", "reports"},
+    {"evidence", "deviations", "reports"},
     {"policy", "gate", "verify"},
     {"targets", "upload"},
     {"scheduling", "nodes", "show", "session", "plugin", "cli"},
