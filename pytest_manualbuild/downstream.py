@@ -7,6 +7,7 @@ rattler-build does. Its own downstreams are not: that would never end.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -46,19 +47,18 @@ class Downstream:
 
 
 def name_of(spec: str) -> str:
-    """Return the name of the package that a spec asks for."""
-    for end, char in enumerate(spec):
-        if not (char.isalnum() or char in "._-"):
-            return spec[:end].lower()
-    return spec.lower()
+    """Return the name of the package that a spec asks for, which may name its channel first."""
+    plain = spec.rpartition("::")[2].strip()
+    return re.split(r"[^A-Za-z0-9._-]", plain, maxsplit=1)[0].lower()
 
 
 def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -> Downstream | None:
     """Return the downstream package in an environment with its tests; None if it has none.
 
-    ``label`` names the package under test. Raises RecipeError when the tests cannot be read.
+    ``label`` names the package under test. Raises RecipeError, OSError, ValueError or
+    KeyError when the tests cannot be read.
     """
-    found = next(one for one in linked.packages if one.name == name_of(spec))
+    found = {one.name: one for one in linked.packages}[name_of(spec)]
     dist = f"{found.name}-{found.version}-{found.build}"
     record = json.loads((Path(linked.path) / f"conda-meta/{dist}.json").read_text())
     info = Path(record["extracted_package_dir"]) / "info"

@@ -23,7 +23,6 @@ from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import (
-    ArtifactError,
     ChannelError,
     EnvironmentBroken,
     NotApplicable,
@@ -32,11 +31,9 @@ from pytest_manualbuild.errors import (
 )
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.package import entries
+from pytest_manualbuild.prefix import padded
 from pytest_manualbuild.solver import LINK_S, SOLVE_S, Solver
-
-PREFIX_LENGTH = 255
-"""As conda-build's: what cannot be relocated into a long prefix is found out."""
-_PLACEHOLD = "_test_env_placehold"
 
 
 class Environments:
@@ -117,12 +114,24 @@ class Environments:
             notes=notes,
         )
 
+    def copy_of(self, artifact: Artifact) -> Path:
+        """Return a copy of the package file that has the planned bytes; EnvironmentBroken if not.
+
+        It lies in the cache, where nobody replaces it during a run.
+        """
+        self._private_channel(artifact)
+        return self._copy(artifact)
+
+    def _copy(self, artifact: Artifact) -> Path:
+        folder = self._cache / "artifacts" / artifact.sha256
+        return folder / artifact.subdir / artifact.filename
+
     def _private_channel(
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         """Copy the artifact into a channel of its own; return its URL, index and paths."""
-        folder = self._cache / "artifacts" / artifact.sha256
-        target = folder / artifact.subdir / artifact.filename
+        target = self._copy(artifact)
+        folder = target.parents[1]
         with self._one_at_a_time(artifact.sha256):
             if not target.is_file() or _sha256(target) != artifact.sha256:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +148,7 @@ class Environments:
                 if name == "info/index.json":
                     index = json.loads(content)
                 elif name == "info/paths.json":
-                    paths = _entries(target, content)
+                    paths = entries(target, content)
             section = "packages.conda" if target.name.endswith(".conda") else "packages"
             record = {**index, "sha256": artifact.sha256, "size": artifact.size}
             for subdir in {artifact.subdir, "noarch"}:
@@ -216,7 +225,7 @@ class Environments:
         with self._one_at_a_time(key):
             if key not in self._placed:
                 _check_files(packages, artifact)
-                self._placed[key] = _prefix(root, packages)
+                self._placed[key] = padded(root, packages)
         return self._placed[key]
 
     def _linked(
@@ -325,56 +334,6 @@ def _check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> N
                     f"{path}: its bytes are not those that the channel's repodata names.",
                     remedy="Index the channel again, or fetch the package again.",
                 )
-
-
-def _prefix(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
-    """Return the padded prefix below ``root``, shorter where a package cannot take it."""
-    length = PREFIX_LENGTH
-    notes: tuple[str, ...] = ()
-    for one in packages:
-        short = min(_placeholders(one), default=length)
-        if short < length:
-            length = short
-            note = (
-                f"the prefix has {length} characters, not {PREFIX_LENGTH}:"
-                f" {one['file']} was built with a placeholder that short"
-            )
-            notes = (note,)
-    plain = f"{root}/{_PLACEHOLD}"
-    while len(plain) + len("_placehold") <= length:
-        plain += "_placehold"
-    padded = plain + "_placehold"[: max(0, length - len(plain))]
-    if len(padded) > length:
-        padded = f"{root}/e"
-    if len(padded) > length:
-        raise Uninstallable(
-            f"No prefix below {root} is short enough: {notes[0] if notes else ''}.",
-            remedy="Build the package with conda-build's padded prefix.",
-        )
-    return padded, notes
-
-
-def _placeholders(described: dict[str, Any]) -> Iterator[int]:
-    """Yield the lengths of the placeholders in the binaries of a local package."""
-    if not described["url"].startswith("file://"):
-        return
-    path = Path(unquote(urlsplit(described["url"]).path))
-    for name, content in archive.info_members(path):
-        if name == "info/paths.json":
-            for entry in _entries(path, content):
-                if entry.get("prefix_placeholder") and entry.get("file_mode") == "binary":
-                    yield len(str(entry["prefix_placeholder"]))
-            return
-
-
-def _entries(path: Path, content: bytes) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(content)["paths"]
-        if all(isinstance(entry["_path"], str) for entry in entries):
-            return list(entries)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ArtifactError(f"{path}: info/paths.json is not valid.", remedy="Build it again.")
 
 
 def _first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:

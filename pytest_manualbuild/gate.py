@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
@@ -20,6 +20,7 @@ from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import Artifact, Cause, Check, CheckKind, Outcome, TestSection
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
@@ -72,8 +73,12 @@ class Found:
     problem: str = ""
     carried: tuple[TestSection, ...] | None = None
     """The tests of the recipe inside the package; None when it carries none."""
+    altered: tuple[str, ...] = ()
+    """How its ``info/test`` differs from them, in sentences without a subject."""
     shipped: tuple[TestSection, ...] | None = None
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
     reviewed: tuple[TestSection, ...] | None = None
     """The tests of the recipe that is kept with the evidence."""
 
@@ -211,9 +216,8 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            for difference in _differences(
-                planned.sections, found.carried, "the recipe inside the package"
-            ):
+            inside = _differences(planned.sections, found.carried, "the recipe inside the package")
+            for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
         if all(check.kind is CheckKind.INSTALL for check in planned.checks):
             yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
@@ -223,11 +227,17 @@ def _shipped(case: Case) -> Iterator[Reason]:
     """What rattler-build would run from the package is what the reviewed recipe says."""
     for found in case.packages:
         sections = case.stored.evidence.plan.package(found.key).sections
-        if found.artifact is not None and sections[0].schema:
-            for difference in _differences(
-                shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
-            ):
-                yield _reject(f"{found.key}: {difference}")
+        if found.artifact is None or not sections[0].schema:
+            continue
+        for difference in _differences(
+            shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
+        ):
+            yield _reject(f"{found.key}: {difference}")
+        for section in sections:
+            for file in section.files:
+                path = f"{section.cwd}/{file.path}"
+                if found.files.get(path) != file.sha256:
+                    yield _reject(f"{found.key}: its test file {path} is not the reviewed one.")
 
 
 def _differences(
@@ -242,11 +252,17 @@ def _differences(
             named += [
                 f"{where} has other test {field.name}{section}."
                 for field in fields(TestSection)
-                if getattr(one, field.name) != getattr(other, field.name)
+                if not _agree(field.name, getattr(one, field.name), getattr(other, field.name))
             ]
-    if not named and tuple(reviewed) != tuple(carried):
+    if not named and len(reviewed) != len(carried):
         named = [f"{where} has other tests."]
     yield from named
+
+
+def _agree(name: str, one: object, other: object) -> bool:
+    if name == "requires" and isinstance(one, tuple) and isinstance(other, tuple):
+        return specs.agree(one, other)
+    return one == other
 
 
 def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:

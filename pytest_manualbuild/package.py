@@ -11,13 +11,12 @@ from typing import Any
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
-from pytest_manualbuild.recipe import FILES
 
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"
 _VARIANT = "info/hash_input.json"
 _PATHS = "info/paths.json"
-_TESTS = "info/tests/tests.yaml"
+TESTS = "info/tests/tests.yaml"
 
 
 def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
@@ -157,36 +156,28 @@ def _artifact(
     )
 
 
-def paths(path: Path) -> tuple[str, ...]:
-    """Return the paths of a package's files, as ``info/paths.json`` lists them; ArtifactError."""
-    for name, content in archive.info_members(path):
-        if name == _PATHS:
-            entries = _object(path, name, content).get("paths")
-            if isinstance(entries, list) and all(
-                isinstance(entry, dict) and isinstance(entry.get("_path"), str) for entry in entries
-            ):
-                return tuple(entry["_path"] for entry in entries)
-            break
-    raise ArtifactError(f"{path}: it has no valid {_PATHS}.", remedy="Build it again.")
+def paths(path: Path) -> dict[str, str]:
+    """Return the sha256 of each of a package's files, as ``info/paths.json`` lists them.
 
-
-def carried_tests(path: Path) -> bytes | None:
-    """Return ``info/tests/tests.yaml``, which rattler-build writes; None without one."""
-    return next((data for name, data in archive.info_members(path) if name == _TESTS), None)
-
-
-def carried_recipe(path: Path, into: Path) -> Path | None:
-    """Write the recipe that a package carries below ``into``; return its folder, None without one.
-
-    For an output of a multi-output ``meta.yaml`` it is the copy of the whole recipe (``parent/``);
-    rattler-build keeps the whole recipe in each of its packages.
+    Raises ArtifactError when there is no such list.
     """
     for name, content in archive.info_members(path):
-        if name.startswith("info/recipe/"):
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    for folder in (into / "info/recipe/parent", into / "info/recipe"):
-        if any((folder / name).is_file() for name in FILES):
-            return folder
-    return None
+        if name == _PATHS:
+            return {one["_path"]: str(one.get("sha256", "")) for one in entries(path, content)}
+    raise ArtifactError(f"{path}: it has no {_PATHS}.", remedy="Build it again.")
+
+
+def entries(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """Return the entries of a package's ``info/paths.json``; ArtifactError if it is broken."""
+    try:
+        found = json.loads(content)["paths"]
+        if all(isinstance(entry["_path"], str) for entry in found):
+            return list(found)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArtifactError(f"{path}: {_PATHS} is not valid.", remedy="Build it again.")
+
+
+def member(path: Path, name: str) -> bytes | None:
+    """Return a file of a package's ``info/``, or None if it has none of that name."""
+    return next((content for found, content in archive.info_members(path) if found == name), None)

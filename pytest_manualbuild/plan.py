@@ -83,8 +83,13 @@ def output_of(folder: Path, artifact: Artifact) -> Output:
 
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
     """
-    subdir = "linux-64" if artifact.subdir == "noarch" else artifact.subdir
-    outputs = recipe.load(folder, subdir=subdir, variant=artifact.variant).outputs
+    config = package.member(Path(artifact.path), "info/recipe/conda_build_config.yaml") or b""
+    outputs = recipe.load(
+        folder,
+        subdir=artifact.subdir,
+        variant=_variant(artifact),
+        config=config.decode(errors="replace"),
+    ).outputs
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             return _checked(output, artifact)
@@ -94,6 +99,17 @@ def output_of(folder: Path, artifact: Artifact) -> Output:
         f" only {described}.",
         remedy="Give the recipe that it was built from, or other --artifacts.",
     )
+
+
+_PYTHON = re.compile(r"python(?:_abi)? (?:>=)?(\d+\.\d+)")
+
+
+def _variant(artifact: Artifact) -> dict[str, str]:
+    """Return the variant of a package; the hash leaves out the Python that its name has."""
+    found = filter(None, (_PYTHON.match(spec) for spec in artifact.depends))
+    python = next((match.group(1) for match in found), None)
+    given = {} if python is None or artifact.noarch else {"python": python}
+    return {**given, **artifact.variant}
 
 
 def _checked(output: Output, artifact: Artifact) -> Output:
@@ -107,6 +123,12 @@ def _checked(output: Output, artifact: Artifact) -> Output:
             f"{artifact.key}: the recipe says noarch: {output.noarch or 'no'}, the package is in"
             f" {artifact.subdir}.",
             remedy="Build it again from this recipe.",
+        )
+    if output.build_number != artifact.build_number:
+        raise ArtifactError(
+            f"{artifact.key}: the recipe says build number {output.build_number}, the package"
+            f" {artifact.build_number}.",
+            remedy="Build it again from this recipe, or give the one that it was built from.",
         )
     return output
 

@@ -116,9 +116,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # A warning in this process says nothing about a package: settings must not make it an error.
     config.addinivalue_line("filterwarnings", "default")
     if not hasattr(config, "workerinput"):
-        from pytest_manualbuild.recipe.renderer import renderer  # noqa: PLC0415
+        from pytest_manualbuild import recipe  # noqa: PLC0415 # see the module's docstring
 
-        renderer.start()  # its process loads what it needs while this one does
+        recipe.prepare()  # its process loads what it needs while this one does
     from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:

@@ -170,7 +170,7 @@ class Preparation:
             self._all(probe, Outcome.FAILED, Cause.UNINSTALLABLE, str(error))
         except (ChannelError, EnvironmentBroken) as error:
             self._all(probe, Outcome.ERROR, cause_of(error), str(error))
-        except (RecipeError, OSError, ValueError) as error:
+        except (RecipeError, OSError, ValueError, KeyError) as error:
             why = f"The tests of {check.text} cannot be read: {error}"
             self._all(probe, Outcome.ERROR, Cause.ENVIRONMENT, why)
         else:
@@ -192,10 +192,13 @@ class Preparation:
         (described,) = section.planned.sections
         try:
             artifact = section.planned.artifact
-            paths = package.paths(Path(artifact.path))
-            found = contents.problems(artifact, described.contents, paths)
+            paths = package.paths(self.environments.copy_of(artifact))
+            found = contents.problems(artifact, described.contents, list(paths))
         except ArtifactError as error:
             self._all(section, Outcome.FAILED, Cause.CONTENTS, error.problem)
+            return
+        except EnvironmentBroken as error:
+            self._all(section, Outcome.ERROR, cause_of(error), str(error))
             return
         for check, problem in zip(section.planned.checks, found, strict=True):
             outcome, cause = Outcome.PASSED, Cause.OK

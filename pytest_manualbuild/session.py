@@ -299,7 +299,7 @@ class Controller(_Session):
                 "pytest-manualbuild": __version__,
                 **{
                     name: metadata.version(name)
-                    for name in ("pytest", "pytest-xdist", "py-rattler")
+                    for name in ("pytest", "pytest-xdist", "py-rattler", "py-rattler-build")
                 },
             },
         )

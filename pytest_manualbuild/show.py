@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_manualbuild import deviations
+from pytest_manualbuild import deviations, recipe
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Plan
@@ -20,7 +20,7 @@ QUIET_S = 30.0
 
 def header(planned: Plan) -> list[str]:
     """Return the lines that say what is tested, and where."""
-    lines = [f"recipe: {planned.recipe}"]
+    lines = [f"recipe: {recipe.file(Path(planned.recipe))}"]
     lines += [
         f"package: {package.artifact.key}  sha256 {package.artifact.sha256}"
         for package in planned.packages

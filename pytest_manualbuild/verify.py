@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import evidence, gate, package, plan
+from pytest_manualbuild import carried, evidence, gate, package, plan
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Artifact, PlannedPackage
@@ -82,25 +82,24 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         artifact = package.read(path)
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
-    carried = shipped = reviewed = None
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            inside = package.carried_recipe(path, Path(scratch))
-            if inside is not None:
-                carried = plan.sections_of(inside, artifact)
-        except ManualBuildError:
-            carried = None
-    try:
-        if (tests := package.carried_tests(path)) is not None:
+    inside = shipped = reviewed = None
+    files: dict[str, str] = {}
+    with contextlib.suppress(ManualBuildError):
+        inside = carried.read(path, artifact)
+    with contextlib.suppress(ManualBuildError):
+        if (tests := package.member(path, package.TESTS)) is not None:
+            files = package.paths(path)
             shipped = rattler_tests.packaged(tests, artifact.name)
-    except ManualBuildError:
-        shipped = None
-    try:
+    with contextlib.suppress(ManualBuildError):
         reviewed = plan.sections_of(folder / "recipe", artifact)
-    except ManualBuildError:
-        reviewed = None
     return gate.Found(
-        key=key, artifact=artifact, carried=carried, shipped=shipped, reviewed=reviewed
+        key=key,
+        artifact=artifact,
+        carried=inside.sections if inside else None,
+        altered=inside.altered if inside else (),
+        shipped=shipped,
+        files=files,
+        reviewed=reviewed,
     )
 
 

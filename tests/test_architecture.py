@@ -12,10 +12,10 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 ROAD = [
     {"__init__", "errors", "model"},
     {"archive", "containers", "globs", "members", "package", "recipe"},
-    {"matrix", "checks", "plan", "outline"},
+    {"matrix", "checks", "plan", "outline", "carried"},
     {"hosts", "shells"},
     {"audit"},
-    {"environment", "solver", "_solver"},
+    {"environment", "prefix", "solver", "_solver"},
     {
         "languages",
         "activation",

@@ -13,11 +13,12 @@ from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe import meta_yaml, recipe_yaml
 from pytest_manualbuild.recipe.folder import folder_sha256
 from pytest_manualbuild.recipe.meta_yaml import Recipe
+from pytest_manualbuild.recipe.renderer import renderer
 
 FILES = ("meta.yaml", recipe_yaml.FILE)
 """In a folder that holds both the first one counts: conda-build takes it, and never looks on."""
 
-__all__ = ["FILES", "Recipe", "file", "folder_sha256", "load"]
+__all__ = ["FILES", "Recipe", "file", "folder_sha256", "load", "prepare"]
 
 
 def load(
@@ -69,3 +70,8 @@ def file(given: Path) -> Path:
             return place.resolve() / there[0]
     what = f"holds no {' and no '.join(FILES)}" if folder.is_dir() else "there is no such folder"
     raise RecipeError(f"{given}: {what}.", remedy="Give the folder of a recipe with --recipe.")
+
+
+def prepare() -> None:
+    """Start what renders recipes, so that it is ready when it is needed."""
+    renderer.start()

@@ -45,10 +45,10 @@ def render(
     path = folder / "meta.yaml"
     source = Source(folder=folder, file=str(path), text=document.read(path), subdir=subdir)
     own = folder / "conda_build_config.yaml"
-    files = [exclusive] if exclusive else [own] if own.is_file() and not config else []
+    built = variants.parse(config, "conda_build_config.yaml of the package", subdir)
+    files = [exclusive] if exclusive else [own] if own.is_file() and not built else []
     sources = [variants.read(file, subdir) for file in [*files, *configs]]
-    if config:
-        sources.append(variants.parse(config, "info/recipe/conda_build_config.yaml", subdir))
+    sources += [built] if built else []
     if variant:
         sources.append(dict(variant))
     described, problem = _packages(source, sources, {})
@@ -73,8 +73,12 @@ def _packages(
     recipe = Metadata(source, {}, given)
     spec = variants.combine([variants.defaults(source.subdir), *sources])
     found = variants.explode(spec, _mentioned(source, spec), sources)
-    if (recipe.meta.get("extra") or {}).get("final"):
+    extra = recipe.meta.get("extra") or {}
+    if extra.get("final"):
+        # What a package carries: it was rendered when it was built.
         recipe.variant = found[0]
+        parent = (extra.get("parent_recipe") or {}).get("name")
+        recipe.parent = None if parent == recipe.value("package", "name") else parent
         packages = [recipe]
     else:
         packages = outputs.expand(recipe, found)
@@ -97,7 +101,7 @@ def _mentioned(source: Source, spec: Variant) -> set[str]:
 
 def _plain(metadata: Metadata) -> dict[str, Any]:
     test = metadata.meta.get("test") or {}
-    keys = metadata.used()
+    keys, final = metadata.used(), (metadata.meta.get("extra") or {}).get("final")
     values = {
         "name": metadata.name,
         "version": metadata.version,
@@ -109,7 +113,8 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "run": listed(metadata.value("requirements", "run")),
         "test": {key: listed(metadata.value("test", key)) for key in _TESTS},
         "extra": metadata.meta.get("extra"),
-        "test_script": test.get("script") if metadata.parent is not None else None,
+        # A rendered output's script lies in the recipe that it is an output of.
+        "test_script": test.get("script") if metadata.parent and not final else None,
     }
     system = metadata.source.subdir.partition("-")[0]
     return {key: functions.at_test_time(value, system) for key, value in values.items()}

@@ -285,10 +285,10 @@ def _text(
     if path is not None:
         inferred = _BY_EXTENSION.get(path.suffix.lower(), "bash")
         return (_read(given, path),), interpreter or inferred
-    texts = tuple(given.texts) or given.texts_of(content)
+    # Jinja takes the last newline from a text that it rendered, and from no other.
+    texts = tuple(one.rstrip("\n") for one in given.texts or given.texts_of(content))
     if isinstance(content, str):
-        # Jinja takes the last newline from one that it rendered, and from no other.
-        texts = tuple(one.rstrip("\n") for one in texts if one.rstrip("\n"))
+        texts = tuple(filter(None, texts))
     return texts, interpreter or "bash"
 
 

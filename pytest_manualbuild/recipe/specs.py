@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_manualbuild.errors import RecipeError
@@ -102,3 +102,23 @@ def dependencies(specs: object, own: str, where: str, *, itself: bool) -> list[s
             )
         names.append(name)
     return names
+
+
+def agree(reviewed: Iterable[str], carried: Iterable[str]) -> bool:
+    """Whether a package's requirements are those of the recipe, or pin them more narrowly.
+
+    conda-build gives bare names versions when it builds (``pin_run_as_build``,
+    ``pin_subpackage``), and bare versions a ``.*``.
+    """
+    ours, theirs = _by_name(reviewed), _by_name(carried)
+    return ours.keys() == theirs.keys() and all(
+        specs <= theirs[name] or not any(specs) for name, specs in ours.items()
+    )
+
+
+def _by_name(requirements: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for spec in requirements:
+        name, _, rest = starred(" ".join(spec.split())).partition(" ")
+        found.setdefault(name, set()).add(rest)
+    return found

@@ -24,12 +24,6 @@ from pytest_manualbuild.reports.text import tail, visible
 
 MOST_STORIES = 200
 """How many checks that did not pass are told of; a page of more can no longer be read."""
-_GROUPS = {
-    CheckKind.INSTALL: "install",
-    CheckKind.IMPORT: "imports",
-    CheckKind.COMMAND: "commands",
-    CheckKind.SCRIPT: "scripts",
-}
 _HEADLINES = {
     0: (Outcome.PASSED, "✓", "Every check passed on every required host"),
     1: (Outcome.FAILED, "✗", "A package failed"),
@@ -148,7 +142,7 @@ def _grid(
             row = tuple(cells(check))
             rows.append(
                 _Row(
-                    group="" if number else _GROUPS[kind],
+                    group="" if number else kind,
                     check=check.name,
                     cells=row,
                     passed=sum(cell.style == Outcome.PASSED for cell in row),
