@@ -166,4 +166,4 @@ class SectionRun:
 
 
 def _named(killed: Sequence[str]) -> str:
-    return f": {', '.join(killed)}" if killed else ""
+    return f": {aftermath.listed(killed)}" if killed else ""
