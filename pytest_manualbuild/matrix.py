@@ -45,8 +45,8 @@ _KEYS: Mapping[str, _Key] = {
     ),
     "image": _Key(type=str, text="The container image.", kinds=("docker",)),
     "engine": _Key(type=str, text="URL of the Docker engine.", kinds=("docker",)),
-    "memory": _Key(type=str, text="Memory limit, such as 4g.", kinds=("docker",)),
-    "pids": _Key(type=int, text="Limit of processes and threads.", kinds=("docker",)),
+    "memory": _Key(type=str, text="Memory limit, such as 4g.", kinds=("docker", "rootfs")),
+    "pids": _Key(type=int, text="Limit of processes and threads.", kinds=("docker", "rootfs")),
     "address": _Key(type=str, text="[USER@]NAME of the machine.", kinds=("ssh", "winrm")),
     "port": _Key(type=int, text="Port of its server.", kinds=("ssh", "winrm")),
     "ssh_config": _Key(type=str, text="An ssh_config file.", kinds=("ssh",)),
@@ -56,7 +56,7 @@ _KEYS: Mapping[str, _Key] = {
     ),
     "root": _Key(
         type=str,
-        text="The root folder, Vagrant folder or wine prefix.",
+        text="The root folder (or its tarball), Vagrant folder or wine prefix.",
         kinds=("rootfs", "vagrant", "wine"),
     ),
 }

@@ -89,6 +89,44 @@ def engine() -> None:
         pytest.skip(f"images are missing: {', '.join(sorted(missing))}")
 
 
+@pytest.fixture(scope="session")
+def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tarball of Debian 12's root: that of `.ci/images`, or out of the engine's image."""
+    cache = Path(os.environ.get("MANUALBUILD_IMAGE_CACHE", "~/.cache/manualbuild-images"))
+    kept = sorted(cache.expanduser().glob("bookworm-*.tar.zst"))
+    if kept and shutil.which("zstd"):
+        return kept[-1]
+    if not shutil.which("docker"):
+        pytest.skip("no root folder: neither .ci/images nor docker is there")
+    path = tmp_path_factory.mktemp("tarball") / "root.tar"
+    image = "manualbuild/debian-12:test"
+    made = command("docker", "create", image, "true", cwd=path.parent)
+    if made.status != 0:
+        pytest.skip(f"no root folder: the engine gives no {image}: {made.out}")
+    name = made.out.split()[-1]
+    exported = command("docker", "export", "-o", str(path), name, cwd=path.parent)
+    command("docker", "rm", "-f", name, cwd=path.parent)
+    assert exported.status == 0, exported.out
+    return path
+
+
+@pytest.fixture(scope="session")
+def rootfs(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian 12's root folder; skip where this machine cannot make a host of it."""
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is missing")
+    folder = tmp_path_factory.mktemp("rootfs")
+    tried = command("unshare", "--mount", "true", cwd=folder)
+    if tried.status != 0:
+        pytest.skip(f"mount namespaces cannot be made: {tried.out}")
+    unpacked = command(
+        "tar", "-xf", str(tarball), "--exclude=./dev/*", "--exclude=dev/*", cwd=folder
+    )
+    assert unpacked.status == 0, unpacked.out
+    folder.chmod(0o755)
+    return folder
+
+
 def recipe(name: str) -> Path:
     """Return an example's recipe."""
     return ROOT / "examples" / "recipes" / name

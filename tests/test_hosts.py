@@ -38,12 +38,17 @@ def run() -> Iterator[Run]:
     hosts.sweep(begun)
 
 
-@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker), "rootfs"])
 def connection(request: pytest.FixtureRequest, run: Run) -> Iterator[Connection]:
     """A connection to a host of each kind."""
     if request.param == "docker":
         request.getfixturevalue("engine")
-    host = LOCAL if request.param == "local" else DEBIAN
+        host = DEBIAN
+    elif request.param == "rootfs":
+        root = str(request.getfixturevalue("rootfs"))
+        host = Host(name="root", kind="rootfs", subdir="linux-64", root=root)
+    else:
+        host = LOCAL
     made = hosts.provider(host.kind).start(host, run, [], quiet)
     yield made
     made.close()

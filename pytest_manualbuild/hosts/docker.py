@@ -28,15 +28,12 @@ import msgspec
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostError, HostUnavailable
 from pytest_manualbuild.hosts import facts
-from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
-FOLDER = "/opt/manualbuild"
-MEMORY = "4g"
-PIDS = 1024
 _HEADER = struct.Struct(">BxxxL")
 _STDERR = 2  # the engine's number of that stream
 _CHUNK = 256 * 1024

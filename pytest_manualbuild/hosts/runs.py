@@ -6,6 +6,7 @@ on its record while it lives. A record whose lock is free belongs to a dead run.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -110,3 +111,11 @@ def dead_runs() -> Iterator[Run]:
             os.close(descriptor)
             continue
         yield Run(folder.name, folder, descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, which is made; other threads and processes wait for it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
