@@ -56,8 +56,9 @@ _KEYS: Mapping[str, _Key] = {
     ),
     "root": _Key(
         type=str,
-        text="The root folder (or its tarball), Vagrant folder or wine prefix.",
-        kinds=("rootfs", "vagrant", "wine"),
+        text="The root folder or its tarball (rootfs), the Vagrant folder, the wine prefix, or the"
+        " folder for our files (ssh).",
+        kinds=("rootfs", "ssh", "vagrant", "wine"),
     ),
 }
 _TYPE_WORDS = {

@@ -197,6 +197,8 @@ class Facts:
     glibc: str | None = None
     macos: str | None = None
     image_digest: str | None = None
+    host_key: str | None = None
+    """Type and SHA256 fingerprint of the key that an ssh server proved to have."""
     user: str = ""
     notes: tuple[str, ...] = ()
     """What the host cannot do or keep, in sentences: network not cut off, and the like."""

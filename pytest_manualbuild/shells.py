@@ -31,7 +31,39 @@ START_S = 60.0
 PUT_S = 300.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILLED = 137
+KILL_ALL = (
+    "for _mb_p in /proc/[0-9]*; do _mb_p=${_mb_p#/proc/}; "
+    'if [ "$_mb_p" != 1 ] && [ "$_mb_p" != $$ ]; then kill -9 "$_mb_p" 2>/dev/null; fi; '
+    "done\n"
+)
+"""Commands that kill every process of a host whose processes are all ours."""
 _MOST_MARKER = 4000  # below PIPE_BUF, so that a marker is written in one piece
+# Systems without setsid (macOS) have a bash that gives a job a process group; some take only -D.
+# A busybox may name programs that it then cannot start, so they are tried.
+_TOOLS = """\
+if setsid true >/dev/null 2>&1; then _mb_new() { setsid "$@"; }
+else _mb_new() { bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
+if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
+"""
+_PROBLEMS: Mapping[str, tuple[str, str]] = {
+    "bash": (
+        "it has no bash, and recipes' tests need one",
+        "Install bash on that host.",
+    ),
+    "folder": (
+        "the folder {folder} cannot be made on it",
+        "Is its disk full, or may the user not write there?",
+    ),
+    "taken": (
+        "{folder} is there already, of another run",
+        "Wait until that run is over, or remove the folder on the host.",
+    ),
+    "noexec": (
+        "programs cannot be run below {folder}",
+        "Name a folder where they can with `root` in the matrix.",
+    ),
+}
+"""What a control shell may say in ``_mb_problem`` when it starts: (problem, remedy)."""
 
 Stream = Literal["stdout", "stderr"]
 
@@ -127,19 +159,27 @@ class Framing:
 class ShellConnection:
     """A connection over a control shell; ``Running`` as well, since one script runs at a time."""
 
-    def __init__(
-        self, transport: Transport, *, host: str, folder: str, run_id: str, kill_all: bool
+    def __init__(  # keyword-only, and each is said once
+        self,
+        transport: Transport,
+        *,
+        host: str,
+        folder: str,
+        run_id: str,
+        also_kill: str = "",
+        prepare: str = "",
     ) -> None:
         """Take over a fresh control shell; ``folder`` is for our files on the host.
 
-        ``kill_all`` says that every process of the host is ours (a container), so that
-        killing a script can take those along that left its process group.
+        ``also_kill`` has commands that kill what left a script's process group. ``prepare``
+        has commands to begin with, which set ``_mb_problem`` to a key of ``_PROBLEMS`` if
+        the host cannot be used. Raises HostUnavailable for that, HostLost if it went away.
         """
         self._transport = transport
         self._host = host
         self._plain_folder, self._folder = folder, shlex.quote(folder)
         self._run_id = run_id
-        self._kill_all = kill_all
+        self._also_kill = also_kill
         nonce = secrets.token_hex(12)
         self._nonce = nonce
         self._framing = Framing(nonce.encode())
@@ -148,14 +188,15 @@ class ShellConnection:
         self._killed = False
         self._ended = True
         self._send(
-            f"mkdir -p {self._folder}/home {self._folder}/tmp\n"  # noqa: S108 # in our folder
-            "command -v bash >/dev/null 2>&1\n" + self._say("bash", "$?")
+            f"_mb_problem=\n{prepare}"
+            f'[ -n "$_mb_problem" ] || mkdir -p {self._folder}/home {self._folder}/tmp'  # noqa: S108 # in our folder
+            " || _mb_problem=folder\ncommand -v bash >/dev/null 2>&1 || _mb_problem=bash\n"
+            + _TOOLS
+            + self._say("ready", '"$_mb_problem"')
         )
-        if self._answer("bash", START_S) != "0":
-            raise HostUnavailable(
-                f"{host}: it has no bash, and recipes' tests need one.",
-                remedy="Install bash on that host.",
-            )
+        if said := self._answer("ready", START_S):
+            problem, remedy = _PROBLEMS[said]
+            raise HostUnavailable(f"{host}: {problem.format(folder=folder)}.", remedy=remedy)
 
     def start(self, script: str) -> ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
@@ -183,9 +224,8 @@ class ShellConnection:
         )
         exit_marker = f"printf '\\036{self._nonce}:{number}:exit:%s\\036' \"$_mb_status\""
         self._send(
-            f"base64 -d > {self._folder}/script <<'{self._nonce}'\n{text}{self._nonce}\n"
-            "_mb_setsid=; command -v setsid >/dev/null 2>&1 && _mb_setsid=setsid\n"
-            f"{{ $_mb_setsid env -i {environment} bash {self._folder}/script </dev/null;"
+            f"base64 $_mb_d > {self._folder}/script <<'{self._nonce}'\n{text}{self._nonce}\n"
+            f"{{ _mb_new env -i {environment} bash {self._folder}/script </dev/null;"
             f" _mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
         return self
@@ -210,16 +250,9 @@ class ShellConnection:
     def kill(self) -> None:
         """Kill the script inside the host; see ``hosts.base.Running``."""
         self._framing.answers.pop("killed", None)
-        everything = (
-            "for _mb_p in /proc/[0-9]*; do _mb_p=${_mb_p#/proc/}; "
-            'if [ "$_mb_p" != 1 ] && [ "$_mb_p" != $$ ]; then kill -9 "$_mb_p" 2>/dev/null; fi; '
-            "done\n"
-            if self._kill_all
-            else ""
-        )
         self._send(
             f'read -r _mb_pid < {self._folder}/pid && kill -9 -- "-$_mb_pid" 2>/dev/null\n'
-            + everything
+            + self._also_kill
             + self._say("killed", "yes")
         )
         self._answer("killed", SILENCE_S)
@@ -256,7 +289,7 @@ class ShellConnection:
         text = base64.encodebytes(packed.getvalue()).decode()
         self._framing.answers.pop("put", None)
         self._send(
-            f"base64 -d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
+            f"base64 $_mb_d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
             + self._say("put", "$?")
         )
         if self._answer("put", PUT_S) != "0":

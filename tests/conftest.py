@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sshd
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -125,6 +126,23 @@ def rootfs(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert unpacked.status == 0, unpacked.out
     folder.chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sshd_program() -> None:
+    """Skip where there is no ssh server to start."""
+    if not sshd.PROGRAM or not shutil.which("ssh") or not Path("/proc/self/task").is_dir():
+        pytest.skip("OpenSSH's server, client or /proc is missing")
+
+
+@pytest.fixture
+def ssh_server(sshd_program: None, tmp_path: Path) -> Iterator[sshd.Sshd]:
+    """A server that runs, for one test."""
+    del sshd_program
+    server = sshd.make(tmp_path / "sshd")
+    server.start()
+    yield server
+    server.stop()
 
 
 def recipe(name: str) -> Path:

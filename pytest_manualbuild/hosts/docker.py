@@ -211,7 +211,7 @@ class DockerConnection(shells.ShellConnection):
                 host=host.name,
                 folder=f"{FOLDER}/run",
                 run_id=run.run_id,
-                kill_all=True,
+                also_kill=shells.KILL_ALL,
             )
         except docker.errors.APIError as error:
             self.close()

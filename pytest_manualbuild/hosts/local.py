@@ -85,7 +85,6 @@ class LocalConnection(shells.ShellConnection):
             host=host.name,
             folder=str(self._own),
             run_id=run.run_id,
-            kill_all=False,
         )
 
     def kill(self) -> None:
@@ -101,7 +100,10 @@ class LocalConnection(shells.ShellConnection):
 
 
 def kill_marked(mark: str) -> list[str]:
-    """Kill the processes that carry this run in their environment (where ``/proc`` shows it)."""
+    """Kill the processes that carry this run in their environment (where ``/proc`` shows it).
+
+    ``mark`` is ``RUN/HOST``, or ``RUN/`` for those of every host.
+    """
     killed: list[str] = []
     quiet = 0
     deadline = time.monotonic() + _KILL_S  # what multiplies faster than this cannot be won over
@@ -119,7 +121,8 @@ def _kill_once(wanted: bytes) -> list[str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             ours = any(
-                entry.startswith(wanted) for entry in (folder / "environ").read_bytes().split(b"\0")
+                entry == wanted or (wanted.endswith(b"/") and entry.startswith(wanted))
+                for entry in (folder / "environ").read_bytes().split(b"\0")
             )
             if ours and int(folder.name) != os.getpid():
                 os.kill(int(folder.name), signal.SIGKILL)

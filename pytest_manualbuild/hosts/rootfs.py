@@ -116,7 +116,7 @@ class RootfsConnection(shells.ShellConnection):
                 host=host.name,
                 folder=f"{FOLDER}/run",
                 run_id=run.run_id,
-                kill_all=True,
+                also_kill=shells.KILL_ALL,
             )
             if host.network:
                 self.put("/etc", {"resolv.conf": Path("/etc/resolv.conf").read_bytes()})
