@@ -17,6 +17,8 @@ from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
 
 CONNECT_S = 15
+LOG = "log"
+"""What the client says of the connection, in the private folder of its calls."""
 _RULES = f"""\
 BatchMode yes
 StrictHostKeyChecking yes
@@ -68,6 +70,14 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+def got_in(folder: Path) -> bool:
+    """Say whether the server ever let the client of that folder in; if not, nothing ran there."""
+    log = folder / LOG
+    if not folder.is_dir():
+        return True  # nobody knows any more
+    return log.is_file() and "Entering interactive session" in log.read_text(errors="replace")
+
+
 def environment() -> dict[str, str]:
     """Return what the client gets of the caller's environment: the way to the agent."""
     kept = {name: os.environ[name] for name in ("SSH_AUTH_SOCK",) if name in os.environ}
@@ -98,7 +108,7 @@ class Client:
             included = [str(_file(address, "ssh_config", ssh_config))]
         lines = "".join(f'Include "{path}"\n' for path in included)
         (folder / "config").write_text(_RULES + lines)
-        self._log = folder / "log"
+        self._log = folder / LOG
 
     def first(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
         """Return the call that makes the connection, which later calls share while it lives."""
@@ -119,10 +129,6 @@ class Client:
         """Return type and fingerprint of the key that the server proved to have."""
         found = _HOST_KEY.search(self._said())
         return found[1] if found else None
-
-    def got_in(self) -> bool:
-        """Say whether the server ever let us in: if not, nothing was run there."""
-        return "Entering interactive session" in self._said()
 
     def reason(self) -> str:
         """Return the last word of the client on why the connection ended."""

@@ -24,7 +24,7 @@ from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailab
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.delivery import LAST, send
-from pytest_manualbuild.hosts.openssh import CONNECT_S, Client, environment
+from pytest_manualbuild.hosts.openssh import CONNECT_S, Client, environment, got_in
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
@@ -120,17 +120,25 @@ class SshProvider:
     def sweep(self, run: Run) -> list[str]:
         """Kill and remove what a run left on machines; raises HostUnavailable where one is away."""
         removed = []
+        away: HostUnavailable | None = None
         for entry in run.made("ssh"):
-            shutil.rmtree(entry["socket"], ignore_errors=True)
+            private = Path(entry["socket"])
+            entered = got_in(private)
+            shutil.rmtree(private, ignore_errors=True)
             host = Host(
                 name=entry["host"], kind="ssh", subdir="", address=entry["address"],
                 port=int(entry["port"]) if entry["port"] else None,
                 ssh_config=entry["ssh_config"] or None,
                 identity_file=entry["identity_file"] or None,
             )  # fmt: skip
-            if _sweep(host, run.run_id, entry["folder"]):
-                removed.append(f"folder {entry['folder']} on {host.address}")
-            run.gone(**entry)
+            try:
+                if entered and _sweep(host, run.run_id, entry["folder"]):
+                    removed.append(f"folder {entry['folder']} on {host.address}")
+                run.gone(**entry)
+            except HostUnavailable as error:
+                away = error
+        if away is not None:
+            raise away
         return removed
 
 
@@ -168,7 +176,7 @@ class SshConnection(shells.ShellConnection):
         except HostLost as error:
             words = self._pipes.last_words() if self._pipes else ""
             reason = self._client.unreachable(host.name, words)
-            if not self._client.got_in():
+            if not got_in(self._socket):
                 run.gone(**self._made)
             self.close()
             raise reason from error
