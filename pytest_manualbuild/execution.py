@@ -32,6 +32,7 @@ from pytest_manualbuild.errors import (
     Uninstallable,
     Unsolvable,
 )
+from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection, Provider
 from pytest_manualbuild.hosts.facts import virtual_packages
 from pytest_manualbuild.hosts.runs import Run
@@ -174,7 +175,8 @@ class Engine:
             and any(key[:2] == (host.name, cell.package) for key in self._futures)
         ]
         try:
-            self._packages(desk, packages)
+            with limits.turn(host, self._stop.is_set, desk.progress):
+                self._packages(desk, packages)
         except HostError as error:
             desk.state = "lost" if isinstance(error, HostLost) else "unavailable"
             desk.message = error.problem

@@ -159,6 +159,8 @@ class Host:
     eol: str | None = None
     isolation: str = "host"
     """``host``: one container for all packages of a run; ``package``: a fresh one each."""
+    at_once: int | None = None
+    """How many hosts of its engine or machine may be up at once; None: any number."""
     image: str | None = None
     engine: str | None = None
     memory: str | None = None

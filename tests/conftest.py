@@ -145,6 +145,30 @@ def ssh_server(sshd_program: None, tmp_path: Path) -> Iterator[sshd.Sshd]:
     server.stop()
 
 
+APPLETS = (
+    "sh", "tar", "gzip", "base64", "mkdir", "rmdir", "cat", "env", "sed", "uname", "id", "ls",
+    "rm", "tr", "grep", "chmod", "sleep", "head", "cut", "sha256sum", "readlink", "seq", "true",
+)  # fmt: skip
+
+
+def tiny_root(root: Path) -> None:
+    """Make a root folder with busybox and bash; skip where one of them is missing."""
+    busybox, bash = shutil.which("busybox"), shutil.which("bash")
+    if not busybox or not bash:
+        pytest.skip("busybox or bash is missing")
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    shutil.copy(busybox, root / "bin/busybox")
+    for name in APPLETS:
+        (root / "bin" / name).symlink_to("busybox")
+    shutil.copy(bash, root / "bin/bash")
+    needed = command("ldd", bash, cwd=root).out.split()
+    for library in {word for word in needed if word.startswith("/")}:
+        (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, root / library[1:])
+
+
 def recipe(name: str) -> Path:
     """Return an example's recipe."""
     return ROOT / "examples" / "recipes" / name
