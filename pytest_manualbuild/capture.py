@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_manualbuild.errors import EnvironmentBroken
+from pytest_manualbuild.errors import EnvironmentBroken, during
 
 REPORT_BYTES = 64 * 1024
 LOG_BYTES = 32 * 1024 * 1024
@@ -89,7 +89,8 @@ class Capture:
         try:
             yield
         except OSError as error:
-            raise EnvironmentBroken(
-                f"{self.log}: the log cannot be written: {error.strerror}.",
-                remedy="Free some space, or choose another folder with --evidence.",
-            ) from error
+            with during("collecting"):
+                raise EnvironmentBroken(
+                    f"{self.log}: the log cannot be written: {error.strerror}.",
+                    remedy="Free some space, or choose another folder with --evidence.",
+                ) from error

@@ -31,6 +31,7 @@ from pytest_manualbuild.errors import (
     NotApplicable,
     Uninstallable,
     Unsolvable,
+    during,
 )
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection, Provider
@@ -53,6 +54,8 @@ from pytest_manualbuild.model import (
 from pytest_manualbuild.section import Place, SectionRun
 
 MOST_JOBS = 16
+_DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}
+"""What an error says of the phase in which it came up."""
 _GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
@@ -85,7 +88,8 @@ class _Desk:
     def phase(self, name: str) -> Iterator[None]:
         began_s = time.monotonic()
         try:
-            yield
+            with during(_DOING[name]):
+                yield
         finally:
             spent_s = time.monotonic() - began_s
             self.phases_s[name] = round(self.phases_s.get(name, 0.0) + spent_s, 3)
@@ -179,7 +183,7 @@ class Engine:
                 self._packages(desk, packages)
         except HostError as error:
             desk.state = "lost" if isinstance(error, HostLost) else "unavailable"
-            desk.message = error.problem
+            desk.message = f"While {error.phase}: {error.problem}" if error.phase else error.problem
             self._all_broken(host, packages, error)
         except BaseException as error:  # noqa: BLE001 # a fault of ours must never leave a check waiting
             desk.state, desk.message = "unavailable", f"{type(error).__name__}: {error}"

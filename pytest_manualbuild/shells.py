@@ -225,8 +225,10 @@ class ShellConnection:
         exit_marker = f"printf '\\036{self._nonce}:{number}:exit:%s\\036' \"$_mb_status\""
         self._send(
             f"base64 $_mb_d > {self._folder}/script <<'{self._nonce}'\n{text}{self._nonce}\n"
-            f"{{ _mb_new env -i {environment} bash {self._folder}/script </dev/null;"
-            f" _mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
+            # Half a script, on a disk that is full, must not run.
+            f"if [ $? = 0 ]; then {{ _mb_new env -i {environment} bash {self._folder}/script"
+            f" </dev/null; _mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
+            "else " + self._say("unwritten", "yes") + "fi\n"
         )
         return self
 
@@ -239,6 +241,8 @@ class ShellConnection:
                 self._ended = True
             if event is not None:
                 return event
+            if "unwritten" in self._framing.answers:
+                raise self._lost("files cannot be written on it; is its disk full?")
             if self._killed and not self._ended:
                 self._ended = True
                 return Exit(status=KILLED)

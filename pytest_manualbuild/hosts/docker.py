@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from pytest_manualbuild import shells
-from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable
+from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
 from pytest_manualbuild.hosts import engines, facts
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.runs import Run, cache_folder
@@ -83,10 +83,11 @@ class DockerProvider:
             overlay = False
             connection = DockerConnection(host, run, image.id, ())
         try:
-            if not overlay:
-                progress("copying the environments")
-                connection.copy(wanted)
-            connection.check(wanted)
+            with during("delivering"):
+                if not overlay:
+                    progress("copying the environments")
+                    connection.copy(wanted)
+                connection.check(wanted)
         except BaseException:
             connection.close()
             raise

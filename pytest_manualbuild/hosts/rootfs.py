@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_manualbuild import shells
-from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable
+from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import FOLDER, Placement, Progress
 from pytest_manualbuild.hosts.cgroups import ControlGroup
@@ -73,11 +73,12 @@ class RootfsProvider:
         wanted = tuple(environments)
         connection = RootfsConnection(host, run, root, wanted)
         try:
-            if not connection.has_folders([f"{one.prefix}/conda-meta" for one in wanted]):
-                raise EnvironmentBroken(
-                    f"{host.name}: the environment did not arrive in the root.",
-                    remedy="Run again; if it stays so, report it with the kernel's version.",
-                )
+            with during("delivering"):
+                if not connection.has_folders([f"{one.prefix}/conda-meta" for one in wanted]):
+                    raise EnvironmentBroken(
+                        f"{host.name}: the environment did not arrive in the root.",
+                        remedy="Run again; if it stays so, report it with the kernel's version.",
+                    )
         except BaseException:
             connection.close()
             raise

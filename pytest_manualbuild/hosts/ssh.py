@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_manualbuild import shells
-from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable
+from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.delivery import LAST, send
@@ -109,9 +109,10 @@ class SshProvider:
         progress("connecting")
         connection = SshConnection(host, run, _folder(host))
         try:
-            for one in environments:
-                progress("sending the environment")
-                connection.deliver(one)
+            with during("delivering"):
+                for one in environments:
+                    progress("sending the environment")
+                    connection.deliver(one)
         except BaseException:
             connection.close()
             raise
