@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -17,10 +18,10 @@ import sshd
 
 from conftest import recipe, results, run_pytest, tiny_root, write_package
 from pytest_manualbuild import hosts
-from pytest_manualbuild.errors import HostUnavailable, Interrupted
+from pytest_manualbuild.errors import HostError, HostUnavailable, Interrupted
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Host
+from pytest_manualbuild.model import Host, LinkedEnvironment
 
 TINY = "manualbuild/tiny:test"
 DEBIAN = "manualbuild/debian-12:test"
@@ -161,6 +162,36 @@ def test_an_engine_that_is_stopped_in_the_middle_is_an_error(
     assert second.docker("ps", "-aq").stdout == ""
     assert second.docker("volume", "ls", "-q").stdout == ""
     assert list((tmp_path / "cache/runs").iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", ["cut", "stopped"])
+def test_a_delivery_that_is_broken_off_is_an_error_of_that_phase(
+    second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run, tmp_path: Path, fault: str
+) -> None:
+    (tmp_path / "linked/conda-meta").mkdir(parents=True)
+    (tmp_path / "linked/big").write_bytes(os.urandom(20_000_000))
+    linked = LinkedEnvironment(
+        path=str(tmp_path / "linked"), prefix="/opt/manualbuild/e", packages=()
+    )
+
+    def strike(doing: str) -> None:
+        if "copying" in doing:
+            second.stop() if fault == "stopped" else ssh_server.signal("KILL")
+
+    with pytest.raises(HostError) as caught:
+        hosts.provider("docker").start(over_ssh(ssh_server, second), run, [linked], strike)
+
+    said = str(caught.value)
+    del caught
+    gc.collect()
+    assert said.startswith("While delivering: ")
+    if fault == "stopped":
+        assert second.start() == ""
+    hosts.sweep(run)
+    assert not run.folder.exists()
+    assert second.docker("ps", "-aq").stdout == ""
 
 
 def test_no_more_hosts_than_allowed_have_a_turn_at_once() -> None:

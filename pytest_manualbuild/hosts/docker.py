@@ -284,7 +284,7 @@ class DockerConnection(shells.ShellConnection):
                     raise EnvironmentBroken(
                         f"{self._host_name}: the environment cannot be copied:"
                         f" {engines.reason(error)}.",
-                        remedy="Is the engine's disk full?",
+                        remedy="Is the engine's disk full, or its line cut?",
                     ) from error
 
     def check(self, environments: Iterable[LinkedEnvironment]) -> None:
