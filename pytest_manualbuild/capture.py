@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_manualbuild.errors import EnvironmentBroken
+from pytest_manualbuild.errors import EnvironmentBroken, during
 
 REPORT_BYTES = 64 * 1024
 """The most that the report holds of one stream of one check."""
@@ -130,7 +130,8 @@ class Capture:
         try:
             yield
         except OSError as error:
-            raise EnvironmentBroken(
-                f"{self._log}: the log cannot be written: {error.strerror}.",
-                remedy="Free some space, or choose another folder with --evidence.",
-            ) from error
+            with during("collecting"):
+                raise EnvironmentBroken(
+                    f"{self._log}: the log cannot be written: {error.strerror}.",
+                    remedy="Free some space, or choose another folder with --evidence.",
+                ) from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
-from pytest_manualbuild.model import SUBDIRS, Host
+from pytest_manualbuild.model import SUBDIRS, Facts, Host
 from pytest_manualbuild.verbs import proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
@@ -65,14 +65,21 @@ def _parser() -> argparse.ArgumentParser:
     hosts = verbs.add_parser("hosts", help="look at, check and clean up hosts")
     actions = hosts.add_subparsers(required=True, metavar="ACTION")
     for name, text, verb in (
-        ("list", "the hosts of a matrix, as it describes them", _hosts_list),
-        ("probe", "reach each host and show its facts", _hosts_probe),
+        ("list", "the hosts of a matrix: which can be used, and what each is", _hosts_list),
+        ("probe", "the same, with exit status 16 if one cannot be used", _hosts_probe),
         ("sweep", "remove whatever killed runs left behind", _hosts_sweep),
     ):
         action = actions.add_parser(name, help=text)
         if name != "sweep":
             action.add_argument("--matrix", metavar="NAME|FILE")
             action.add_argument("--on", metavar="GLOB", default="*")
+            action.add_argument(
+                "--timeout",
+                type=float,
+                metavar="S",
+                default=60.0,
+                help="seconds that one host may take (default: 60)",
+            )
         action.set_defaults(verb=verb)
 
     audit = verbs.add_parser("audit", help="look for what must not be in a package, and why not")
@@ -122,46 +129,54 @@ def _planned(arguments: argparse.Namespace) -> int:
 
 
 def _hosts_list(arguments: argparse.Namespace) -> int:
-    for host in _selected(arguments):
-        what = host.image or host.address or host.root or ""
-        marks = ["required" if host.required else "optional"]
-        marks += ["stand-in"] * host.standin + [f"end of life {host.eol}"] * bool(host.eol)
-        sys.stdout.write(
-            f"{host.name:20} {host.kind:8} {host.subdir:14} {what}  ({', '.join(marks)})\n"
-        )
+    _ask_hosts(arguments)
     return 0
 
 
 def _hosts_probe(arguments: argparse.Namespace) -> int:
+    return HostError.exit_code if _ask_hosts(arguments) else 0
+
+
+def _ask_hosts(arguments: argparse.Namespace) -> int:
+    """Show each host with what it says of itself; return how many say nothing."""
     from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.hosts import survey  # noqa: PLC0415
     from pytest_manualbuild.hosts.runs import Run  # noqa: PLC0415
 
+    wanted = _selected(arguments)
     hosts.sweep_dead()
     run = Run.begin()
-    broken = 0
+    silent = 0
     try:
-        for host in _selected(arguments):
-            try:
-                facts = hosts.provider(host.kind).probe(host, run, _quiet)
-            except HostError as error:
-                broken += 1
-                sys.stdout.write(f"{host.name}: cannot be used. {error}\n")
+        for answer in survey.ask(wanted, run, limit_s=arguments.timeout):
+            sys.stdout.write(_described(answer.host))
+            if answer.facts is None:
+                silent += 1
+                sys.stdout.write(f"    not usable ({answer.took_s:.1f} s): {answer.problem}\n")
                 continue
-            words = [facts.os_name, facts.arch, f"kernel {facts.kernel}"]
-            words += [f"glibc {facts.glibc}"] * bool(facts.glibc)
-            words += [f"macOS {facts.macos}"] * bool(facts.macos)
-            words += [f"image {facts.image_digest}"] * bool(facts.image_digest)
-            sys.stdout.write(f"{host.name}: {', '.join(words)}\n")
-            for note in facts.notes:
-                sys.stdout.write(f"  note: {note}\n")
+            said = ", ".join(_words(answer.facts))
+            sys.stdout.write(f"    reachable in {answer.took_s:.1f} s: {said}\n")
+            for note in answer.facts.notes:
+                sys.stdout.write(f"    note: {note}\n")
     finally:
         hosts.sweep(run)
-    return HostError.exit_code if broken else 0
+    return silent
 
 
-def _quiet(words: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{words}\r")
+def _described(host: Host) -> str:
+    what = host.image or host.address or host.root or ""
+    marks = ["required" if host.required else "optional"]
+    marks += ["stand-in"] * host.standin + [f"end of life {host.eol}"] * bool(host.eol)
+    return f"{host.name:20} {host.kind:8} {host.subdir:14} {what}  ({', '.join(marks)})\n"
+
+
+def _words(facts: Facts) -> list[str]:
+    words = [facts.os_name, facts.arch, f"kernel {facts.kernel}"]
+    words += [f"glibc {facts.glibc}"] * bool(facts.glibc)
+    words += [f"macOS {facts.macos}"] * bool(facts.macos)
+    words += [f"image {facts.image_digest}"] * bool(facts.image_digest)
+    words += [f"host key {facts.host_key}"] * bool(facts.host_key)
+    return words
 
 
 def _hosts_sweep(arguments: argparse.Namespace) -> int:

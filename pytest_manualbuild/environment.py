@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from pytest_manualbuild.errors import (
     Unsolvable,
 )
 from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.hosts.runs import locked
 from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
 from pytest_manualbuild.package import entries
 from pytest_manualbuild.prefix import padded
@@ -265,7 +265,7 @@ class Environments:
             key = hashlib.sha256(text.encode()).hexdigest()[:32]
             target = self._cache / "environments" / key
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(target.with_suffix(".lock")):
+            with locked(target.with_suffix(".lock")):
                 if target.is_dir() and _first_difference(target, paths):
                     shutil.rmtree(target)
                 if not target.is_dir():
@@ -391,10 +391,3 @@ def _replacing(target: Path) -> Iterator[Path]:
         fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,6 +6,9 @@ turn one into a line and an exit status.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class ManualBuildError(Exception):
     """Base of the errors shown without a traceback.
@@ -73,10 +76,26 @@ class UploadError(ManualBuildError):
 class HostError(ManualBuildError):
     """A host, engine, disk or network that keeps us from finding out.
 
-    Never the package's fault: what raises it ends as outcome ``error``.
+    Never the package's fault: what raises it ends as outcome ``error``. ``phase`` says what was
+    under way: provisioning, delivering, running or collecting; empty outside of a run.
     """
 
     exit_code = 16
+    phase = ""
+
+    def __str__(self) -> str:
+        """Return the error in one line that begins with the phase."""
+        return f"While {self.phase}: {super().__str__()}" if self.phase else super().__str__()
+
+
+@contextlib.contextmanager
+def during(phase: str) -> Iterator[None]:
+    """Write into a HostError what was under way; the innermost word stays."""
+    try:
+        yield
+    except HostError as error:
+        error.phase = error.phase or phase
+        raise
 
 
 class HostUnavailable(HostError):

@@ -23,7 +23,9 @@ from pytest_manualbuild.errors import (
     HostError,
     HostLost,
     Interrupted,
+    during,
 )
+from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import (
@@ -42,6 +44,8 @@ from pytest_manualbuild.results import Place
 from pytest_manualbuild.section import Limits, SectionRun
 
 MOST_JOBS = 16
+_DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}
+"""What an error says of the phase in which it came up."""
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
 
@@ -74,7 +78,8 @@ class _Desk:
     def phase(self, name: str) -> Iterator[None]:
         began_s = time.monotonic()
         try:
-            yield
+            with during(_DOING[name]):
+                yield
         finally:
             spent_s = time.monotonic() - began_s
             self.phases_s[name] = round(self.phases_s.get(name, 0.0) + spent_s, 3)
@@ -165,10 +170,11 @@ class Engine:
             and any(key[:2] == (host.name, cell.package) for key in self._futures)
         ]
         try:
-            self._packages(desk, packages)
+            with limits.turn(host, self._stop.is_set, desk.progress):
+                self._packages(desk, packages)
         except HostError as error:
             desk.state = "lost" if isinstance(error, HostLost) else "unavailable"
-            desk.message = error.problem
+            desk.message = f"While {error.phase}: {error.problem}" if error.phase else error.problem
             self._all_broken(host, packages, error)
         except BaseException as error:  # noqa: BLE001 # a fault of ours must never leave a check waiting
             desk.state, desk.message = "unavailable", f"{type(error).__name__}: {error}"

@@ -43,21 +43,23 @@ _KEYS: Mapping[str, _Key] = {
     "isolation": _Key(
         type=str, text="A fresh one for each package, or one a run.", choices=("host", "package")
     ),
+    "at_once": _Key(type=int, text="How many hosts of its engine or machine may be up at once."),
     "image": _Key(type=str, text="The container image.", kinds=("docker",)),
     "engine": _Key(type=str, text="URL of the Docker engine.", kinds=("docker",)),
-    "memory": _Key(type=str, text="Memory limit, such as 4g.", kinds=("docker",)),
-    "pids": _Key(type=int, text="Limit of processes and threads.", kinds=("docker",)),
+    "memory": _Key(type=str, text="Memory limit, such as 4g.", kinds=("docker", "rootfs")),
+    "pids": _Key(type=int, text="Limit of processes and threads.", kinds=("docker", "rootfs")),
     "address": _Key(type=str, text="[USER@]NAME of the machine.", kinds=("ssh", "winrm")),
     "port": _Key(type=int, text="Port of its server.", kinds=("ssh", "winrm")),
-    "ssh_config": _Key(type=str, text="An ssh_config file.", kinds=("ssh",)),
-    "identity_file": _Key(type=str, text="A private key file.", kinds=("ssh",)),
+    "ssh_config": _Key(type=str, text="An ssh_config file.", kinds=("docker", "ssh")),
+    "identity_file": _Key(type=str, text="A private key file.", kinds=("docker", "ssh")),
     "shell": _Key(
         type=str, text="The shell on the far side.", kinds=("ssh",), choices=("sh", "cmd")
     ),
     "root": _Key(
         type=str,
-        text="The root folder, Vagrant folder or wine prefix.",
-        kinds=("rootfs", "vagrant", "wine"),
+        text="The root folder or its tarball (rootfs), the Vagrant folder, the wine prefix, or the"
+        " folder for our files (ssh).",
+        kinds=("rootfs", "ssh", "vagrant", "wine"),
     ),
 }
 _TYPE_WORDS = {

@@ -211,6 +211,8 @@ class Host:
     eol: str | None = None
     isolation: str = "host"
     """``host``: one container for all packages of a run; ``package``: a fresh one each."""
+    at_once: int | None = None
+    """How many hosts of its engine or machine may be up at once; None: any number."""
     image: str | None = None
     engine: str | None = None
     memory: str | None = None
@@ -249,6 +251,8 @@ class Facts:
     glibc: str | None = None
     macos: str | None = None
     image_digest: str | None = None
+    host_key: str | None = None
+    """Type and SHA256 fingerprint of the key that an ssh server proved to have."""
     user: str = ""
     notes: tuple[str, ...] = ()
     """What the host cannot do or keep, in sentences: network not cut off, and the like."""

@@ -35,9 +35,8 @@ KILLED = 137
 _MOST_MARKER = 4000  # below PIPE_BUF, so that a marker is written in one piece
 _MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e]*)\x1e")
 _BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e]*")
-_ANSWERS = frozenset({"bash", "folders", "killed", "pong", "put"})
-# Names of what runs beside process 1, the control shell and its latest job. Zombies are nothing.
-_LEFT = """\
+_ANSWERS = frozenset({"folders", "killed", "pong", "put", "ready"})
+KILL_ALL = """\
 _mb_count=0
 for _mb_p in /proc/[0-9]*; do
   _mb_p=${_mb_p#/proc/}
@@ -49,16 +48,60 @@ for _mb_p in /proc/[0-9]*; do
   [ $_mb_count -gt 20 ] || _mb_left=$_mb_left/${_mb_name%\\)*}
 done
 [ $_mb_count -le 20 ] || _mb_left="$_mb_left/and $((_mb_count - 20)) more"
+kill -9 -1 2>/dev/null
+"""
+"""Commands that kill every process of a host whose processes are all ours, and name them.
+
+They leave process 1, the control shell and its latest job; zombies are nothing. The kernel kills
+all in one call, so that none escapes by forking meanwhile.
 """
 _ALONE_S = 1.0
 _MOST_BEHIND = 4 * 1024 * 1024
+_WHOLE = "#whole"
 READ_SCRIPT = (
-    'exec 9<&0 </dev/null; _mb_text=$(</dev/fd/9); exec 9<&-; eval "unset _mb_text; $_mb_text"'
+    "exec 9<&0 </dev/null; _mb_text=$(</dev/fd/9); exec 9<&-;"
+    f' [ "${{_mb_text: -{len(_WHOLE)}}}" = "{_WHOLE}" ]'
+    f' && eval "unset _mb_text; ${{_mb_text%{_WHOLE}}}"'
 )
-"""What bash is given with ``-c`` to run the script on its standard input. All of it is read before
-its first line runs, so that no file, no pipe and no list of processes shows the words in it."""
+"""What bash is given with ``-c`` to run the ``whole`` script on its standard input.
+
+All of it is read before its first line runs, so that no file, no pipe and no list of processes
+shows the words in it, and so that half a script, from a host whose disk is full, does not
+run at all.
+"""
+# Systems without setsid (macOS) have a bash that gives a job a process group; some take only -D.
+# A busybox may name programs that it then cannot start, so they are tried.
+_TOOLS = """\
+if setsid true >/dev/null 2>&1; then _mb_new() { exec setsid "$@"; }
+else _mb_new() { exec bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
+if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
+"""
+_PROBLEMS: Mapping[str, tuple[str, str]] = {
+    "bash": (
+        "it has no bash, and recipes' tests need one",
+        "Install bash on that host.",
+    ),
+    "folder": (
+        "the folder {folder} cannot be made on it",
+        "Is its disk full, or may the user not write there?",
+    ),
+    "taken": (
+        "{folder} is there already, of another run",
+        "Wait until that run is over, or remove the folder on the host.",
+    ),
+    "noexec": (
+        "programs cannot be run below {folder}",
+        "Name a folder where they can with `root` in the matrix.",
+    ),
+}
+"""What a control shell may say in ``_mb_problem`` when it starts: (problem, remedy)."""
 
 Stream = Literal["stdout", "stderr"]
+
+
+def whole(script: str) -> str:
+    """Return a script as ``READ_SCRIPT`` wants it: with a sign at its end that it is all there."""
+    return f"{script}{_WHOLE}"
 
 
 class Transport(Protocol):
@@ -142,7 +185,7 @@ class Framing:
             self._queue[stream].append(_Marker(kind, text, time.monotonic()))
         elif kind == "group":
             # The first one was sent before the script's own text; another is a lie.
-            if self.group is None and text.isdigit():
+            if self.group is None and text.isdigit() and int(text) > 1:
                 self.group = int(text)
         else:
             self.answers[kind] = text
@@ -202,34 +245,46 @@ def _unfinished(data: bytes) -> int:
 class ShellConnection:
     """A connection over a control shell; ``Running`` as well, since one script runs at a time."""
 
-    def __init__(
-        self, transport: Transport, *, host: str, folder: str, run_id: str, kill_all: bool
+    def __init__(  # keyword-only, and each is said once
+        self,
+        transport: Transport,
+        *,
+        host: str,
+        folder: str,
+        run_id: str,
+        also_kill: str = "",
+        prepare: str = "",
     ) -> None:
         """Take over a fresh control shell; ``folder`` is for our files on the host.
 
-        ``kill_all`` says that every process of the host is ours (a container), so that
-        killing a script can take those along that left its process group.
+        ``also_kill`` has commands that kill what left a script's process group, and may name it
+        in ``_mb_left``, each name after a slash. ``prepare``
+        has commands to begin with, which set ``_mb_problem`` to a key of ``_PROBLEMS`` if
+        the host cannot be used. Raises HostUnavailable for that, HostLost if it went away.
         """
         self._transport = transport
         self._host = host
         self._plain_folder, self._folder = folder, shlex.quote(folder)
         self._run_id = run_id
-        self._kill_all = kill_all
+        self._also_kill = also_kill
         self._framing = Framing()
         self._nonce = self._framing.nonce
         self._heard_s = time.monotonic()
         self._asked_s: float | None = None
         self._killed = False
         self._ended = True
+        self._known_group: int | None = None
+        """As the control shell knows it, in ``_mb_group``: it may outlive us and clean up."""
         self._send(
-            f"mkdir -p {self._folder}/home {self._folder}/tmp\n"  # noqa: S108 # in our folder
-            "command -v bash >/dev/null 2>&1\n" + self._say("bash", "$?")
+            f"_mb_problem=\n{prepare}"
+            f'[ -n "$_mb_problem" ] || mkdir -p {self._folder}/home {self._folder}/tmp'  # noqa: S108 # in our folder
+            " || _mb_problem=folder\ncommand -v bash >/dev/null 2>&1 || _mb_problem=bash\n"
+            + _TOOLS
+            + self._say("ready", '"$_mb_problem"')
         )
-        if self._answer("bash", START_S) != "0":
-            raise HostUnavailable(
-                f"{host}: it has no bash, and recipes' tests need one.",
-                remedy="Install bash on that host.",
-            )
+        if said := self._answer("ready", START_S):
+            problem, remedy = _PROBLEMS[said]
+            raise HostUnavailable(f"{host}: {problem.format(folder=folder)}.", remedy=remedy)
 
     def start(self, script: str) -> ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
@@ -244,7 +299,9 @@ class ShellConnection:
             f"builtin printf '{mark}' \"$1\" >&200; builtin printf '{mark}' \"$1\" >&201; "
             "return $_mb_status; } 2>/dev/null\n"
         )
-        text = base64.encodebytes((header + script).encode(errors="surrogateescape")).decode()
+        text = base64.encodebytes(
+            whole(f"{header}{script}\n").encode(errors="surrogateescape")
+        ).decode()
         environment = " ".join(
             shlex.quote(f"{name}={value}")
             for name, value in (
@@ -257,9 +314,8 @@ class ShellConnection:
         )
         exit_marker = f"printf '\\036{exit_nonce}:exit:%s\\036' \"$_mb_status\""
         self._send(
-            "_mb_setsid=; command -v setsid >/dev/null 2>&1 && _mb_setsid=setsid\n"
-            f"{{ base64 -d <<'{exit_nonce}' |"
-            f" $_mb_setsid env -i {environment} bash -c {shlex.quote(READ_SCRIPT)} bash\n"
+            f"{{ base64 $_mb_d <<'{exit_nonce}' |"
+            f" ( _mb_new env -i {environment} bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
             f"{text}{exit_nonce}\n"
             f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
@@ -272,6 +328,8 @@ class ShellConnection:
             event = self._framing.next()
             if isinstance(event, Exit):
                 self._ended = True
+                if self._framing.group is None and not self._killed:
+                    raise self._lost("our script did not reach it whole; is its disk full?")
             if event is not None:
                 return event
             if self._killed and not self._ended:
@@ -301,12 +359,10 @@ class ShellConnection:
     def _kill(self) -> tuple[str, ...]:
         """Kill every process of the scripts; return the names of those that were there."""
         group = self._framing.group  # not from a file on the host, which a test could rewrite
-        # One call of the kernel's: none escapes by forking meanwhile. It spares process 1 and us.
-        everything = f"{_LEFT}kill -9 -1 2>/dev/null\n" if self._kill_all else ""
         self._framing.answers.pop("killed", None)
         self._send(
-            f"_mb_left=\n{everything}"
-            + (f"kill -9 -- -{group} 2>/dev/null\n" if group is not None and group > 1 else "")
+            f"_mb_left=\n{self._also_kill}"
+            + (f"kill -9 -- -{group} 2>/dev/null\n" if group is not None else "")
             + self._say("killed", '"$_mb_left"')
         )
         said = self._answer("killed", SILENCE_S)
@@ -343,7 +399,7 @@ class ShellConnection:
         text = base64.encodebytes(packed.getvalue()).decode()
         self._framing.answers.pop("put", None)
         self._send(
-            f"base64 -d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
+            f"base64 $_mb_d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
             + self._say("put", "$?")
         )
         if self._answer("put", PUT_S) != "0":
@@ -378,6 +434,9 @@ class ShellConnection:
         now_s = time.monotonic()
         for stream, data in chunks:
             self._framing.feed(stream, data)
+        if self._framing.group != self._known_group:
+            self._known_group = self._framing.group
+            self._send(f"_mb_group={self._known_group or ''}\n")
         if chunks:
             self._heard_s, self._asked_s = now_s, None
         elif self._asked_s is None:

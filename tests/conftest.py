@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sshd
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -96,6 +97,85 @@ def engine() -> None:
     missing = {f"manualbuild/debian-{number}:test" for number in (11, 12, 13)} - tags
     if missing:
         pytest.skip(f"images are missing: {', '.join(sorted(missing))}")
+
+
+@pytest.fixture(scope="session")
+def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tarball of Debian 12's root: that of `.ci/images`, or out of the engine's image."""
+    cache = Path(os.environ.get("MANUALBUILD_IMAGE_CACHE", "~/.cache/manualbuild-images"))
+    kept = sorted(cache.expanduser().glob("bookworm-*.tar.zst"))
+    if kept and shutil.which("zstd"):
+        return kept[-1]
+    if not shutil.which("docker"):
+        pytest.skip("no root folder: neither .ci/images nor docker is there")
+    path = tmp_path_factory.mktemp("tarball") / "root.tar"
+    image = "manualbuild/debian-12:test"
+    made = command("docker", "create", image, "true", cwd=path.parent)
+    if made.status != 0:
+        pytest.skip(f"no root folder: the engine gives no {image}: {made.out}")
+    name = made.out.split()[-1]
+    exported = command("docker", "export", "-o", str(path), name, cwd=path.parent)
+    command("docker", "rm", "-f", name, cwd=path.parent)
+    assert exported.status == 0, exported.out
+    return path
+
+
+@pytest.fixture(scope="session")
+def rootfs(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian 12's root folder; skip where this machine cannot make a host of it."""
+    if not shutil.which("bwrap"):
+        pytest.skip("bubblewrap is missing")
+    folder = tmp_path_factory.mktemp("rootfs")
+    tried = command("unshare", "--mount", "true", cwd=folder)
+    if tried.status != 0:
+        pytest.skip(f"mount namespaces cannot be made: {tried.out}")
+    unpacked = command(
+        "tar", "-xf", str(tarball), "--exclude=./dev/*", "--exclude=dev/*", cwd=folder
+    )
+    assert unpacked.status == 0, unpacked.out
+    folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sshd_program() -> None:
+    """Skip where there is no ssh server to start."""
+    if not sshd.PROGRAM or not shutil.which("ssh") or not Path("/proc/self/task").is_dir():
+        pytest.skip("OpenSSH's server, client or /proc is missing")
+
+
+@pytest.fixture
+def ssh_server(sshd_program: None, tmp_path: Path) -> Iterator[sshd.Sshd]:
+    """A server that runs, for one test."""
+    del sshd_program
+    server = sshd.make(tmp_path / "sshd")
+    server.start()
+    yield server
+    server.stop()
+
+
+APPLETS = (
+    "sh", "tar", "gzip", "base64", "mkdir", "rmdir", "cat", "env", "sed", "uname", "id", "ls",
+    "rm", "tr", "grep", "chmod", "sleep", "head", "cut", "sha256sum", "readlink", "seq", "true",
+)  # fmt: skip
+
+
+def tiny_root(root: Path) -> None:
+    """Make a root folder with busybox and bash; skip where one of them is missing."""
+    busybox, bash = shutil.which("busybox"), shutil.which("bash")
+    if not busybox or not bash:
+        pytest.skip("busybox or bash is missing")
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    shutil.copy(busybox, root / "bin/busybox")
+    for name in APPLETS:
+        (root / "bin" / name).symlink_to("busybox")
+    shutil.copy(bash, root / "bin/bash")
+    needed = command("ldd", bash, cwd=root).out.split()
+    for library in {word for word in needed if word.startswith("/")}:
+        (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, root / library[1:])
 
 
 def recipe(name: str) -> Path:

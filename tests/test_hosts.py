@@ -18,6 +18,7 @@ from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run, dead_runs
+from pytest_manualbuild.hosts.ssh import SshConnection
 from pytest_manualbuild.matrix import local_subdir
 from pytest_manualbuild.model import Host, LinkedEnvironment
 
@@ -38,12 +39,21 @@ def run() -> Iterator[Run]:
     hosts.sweep(begun)
 
 
-@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker), "rootfs", "ssh"])
 def connection(request: pytest.FixtureRequest, run: Run) -> Iterator[Connection]:
     """A connection to a host of each kind."""
     if request.param == "docker":
         request.getfixturevalue("engine")
-    host = LOCAL if request.param == "local" else DEBIAN
+        host = DEBIAN
+    elif request.param == "rootfs":
+        root = str(request.getfixturevalue("rootfs"))
+        host = Host(name="root", kind="rootfs", subdir="linux-64", root=root)
+    elif request.param == "ssh":
+        server = request.getfixturevalue("ssh_server")
+        host = Host(name="far", kind="ssh", subdir="linux-64", address="127.0.0.1",
+                    port=server.port, ssh_config=str(server.ssh_config))  # fmt: skip
+    else:
+        host = LOCAL
     made = hosts.provider(host.kind).start(host, run, [], quiet)
     yield made
     made.close()
@@ -180,8 +190,8 @@ def test_kill_takes_descendants_along_and_the_next_script_runs(connection: Conne
 
 def test_files_arrive_as_they_are(connection: Connection, run: Run) -> None:
     data = os.urandom(300_000)
-    local = isinstance(connection, LocalConnection)
-    folder = f"{run.folder}/put here" if local else "/put here"
+    ours = isinstance(connection, (LocalConnection, SshConnection))
+    folder = f"{run.folder}/put here" if ours else "/put here"
 
     connection.put(folder, {"a/b c.bin": data, "empty": b""})
 
@@ -199,7 +209,8 @@ def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> Non
     # The script's parent is a subshell of the control shell.
     running = connection.start("read -r _ _ _ shell _ </proc/$PPID/stat; kill -9 $shell; sleep 60")
 
-    with pytest.raises(HostLost, match="the connection to it ended"):
+    # An ssh server waits for whoever still holds the session's output.
+    with pytest.raises(HostLost, match=r"the connection to it ended|no sign of life"):
         running.next_event(LONG_S)
 
 

@@ -17,6 +17,12 @@ from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 Progress = Callable[[str], None]
 """Called with a few words on what goes on, such as ``pulling debian:12 (40 %)``."""
 
+FOLDER = "/opt/manualbuild"
+"""Where our files and the environments go on a host whose root is its own."""
+MEMORY = "4g"
+PIDS = 1024
+"""Limits of a host whose matrix entry names none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:

@@ -8,7 +8,6 @@ and the engine removes the container by itself.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -26,21 +25,17 @@ from typing import Any
 import msgspec
 
 from pytest_manualbuild import shells
-from pytest_manualbuild.errors import EnvironmentBroken, HostError, HostUnavailable
-from pytest_manualbuild.hosts import facts
-from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
+from pytest_manualbuild.hosts import engines, facts
+from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
-FOLDER = "/opt/manualbuild"
-MEMORY = "4g"
-PIDS = 1024
 _HEADER = struct.Struct(">BxxxL")
 _STDERR = 2  # the engine's number of that stream
 _CHUNK = 256 * 1024
-_API_S = 120
 
 
 class DockerProvider:
@@ -48,9 +43,9 @@ class DockerProvider:
 
     def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
         """Return the facts of the image (kept by its id) and of the engine's kernel."""
-        with _engine(host.engine) as client:
+        with engines.engine(host, run) as client:
             image = _image(client, host, progress)
-            kernel = _version(host.engine).get("KernelVersion", "")
+            kernel = engines.version(host, run).get("KernelVersion", "")
             kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
             found = _kept_facts(kept)
             if found is None:
@@ -79,7 +74,7 @@ class DockerProvider:
     ) -> DockerConnection:
         """Start a container with an overlay of each environment, or with a copy of it."""
         wanted = tuple(environments)
-        with _engine(host.engine) as client:
+        with engines.engine(host, run) as client:
             image = _image(client, host, progress)
         overlay = _overlay_possible(host.engine, wanted)
         try:
@@ -88,10 +83,11 @@ class DockerProvider:
             overlay = False
             connection = DockerConnection(host, run, image.id, ())
         try:
-            if not overlay:
-                progress("copying the environments")
-                connection.copy(wanted)
-            connection.check(wanted)
+            with during("delivering"):
+                if not overlay:
+                    progress("copying the environments")
+                    connection.copy(wanted)
+                connection.check(wanted)
         except BaseException:
             connection.close()
             raise
@@ -99,21 +95,35 @@ class DockerProvider:
 
     def sweep(self, run: Run) -> list[str]:
         """Remove the containers and volumes of a run, on each engine that it used."""
-        removed = []
-        for engine in sorted({entry.get("engine", "") for entry in run.made("docker")}):
-            with _engine(engine or None) as client:
-                ours = {"label": f"{RUN_LABEL}={run.run_id}"}
-                for container in client.containers.list(
-                    all=True, ignore_removed=True, filters=ours
-                ):
-                    with _gone_is_fine():
-                        client.api.remove_container(container.id, force=True, v=True)
-                    removed.append(f"container {container.name}")
-                for volume in client.volumes.list(filters=ours):
-                    with _gone_is_fine():
-                        volume.remove(force=True)
-                    removed.append(f"volume {volume.name[:12]}")
+        removed: list[str] = []
+        away: HostUnavailable | None = None
+        entries = run.made("docker")
+        for entry in entries:
+            if "folder" in entry:
+                engines.remove_tunnel(entry["folder"])
+        for host in dict.fromkeys(map(engines.recorded, entries)):
+            try:
+                removed += _remove_all(host, run)
+            except HostUnavailable as error:
+                away = error
+        if away is not None:
+            raise away
         return removed
+
+
+def _remove_all(host: Host, run: Run) -> list[str]:
+    removed = []
+    with engines.engine(host, run) as client:
+        ours = {"label": f"{RUN_LABEL}={run.run_id}"}
+        for container in client.containers.list(all=True, ignore_removed=True, filters=ours):
+            with engines.gone_is_fine():
+                client.api.remove_container(container.id, force=True, v=True)
+            removed.append(f"container {container.name}")
+        for volume in client.volumes.list(filters=ours):
+            with engines.gone_is_fine():
+                volume.remove(force=True)
+            removed.append(f"volume {volume.name[:12]}")
+    return removed
 
 
 class _MountRefused(Exception):
@@ -173,10 +183,9 @@ class DockerConnection(shells.ShellConnection):
         import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
 
         self._host_name = host.name
-        self._engine = host.engine
         self._overlay: Path | None = None
-        run.expect("docker", engine=host.engine or "", host=host.name)
-        self._client = _client(host.engine)
+        run.expect("docker", **engines.record(host))
+        self._client = engines.client(host, run)
         self._docker: DockerTransport | None = None
         self._attached: Any = None
         self._id = ""
@@ -218,19 +227,19 @@ class DockerConnection(shells.ShellConnection):
                 host=host.name,
                 folder=f"{FOLDER}/run",
                 run_id=run.run_id,
-                kill_all=True,
+                also_kill=shells.KILL_ALL,
             )
         except docker.errors.APIError as error:
             self.close()
             if environments and "mount" in str(error).lower():
                 raise _MountRefused from error
             raise HostUnavailable(
-                f"{host.name}: the engine cannot start a container: {_reason(error)}.",
+                f"{host.name}: the engine cannot start a container: {engines.reason(error)}.",
                 remedy="Correct the matrix, or leave the host out with --on.",
             ) from error
         except OSError as error:
             self.close()
-            raise _down(host.engine, error) from error
+            raise engines.down(host, error) from error
         except BaseException:
             self.close()
             raise
@@ -277,8 +286,9 @@ class DockerConnection(shells.ShellConnection):
                     self._client.api.put_archive(self._id, "/", packed)
                 except Exception as error:
                     raise EnvironmentBroken(
-                        f"{self._host_name}: the environment cannot be copied: {_reason(error)}.",
-                        remedy="Is the engine's disk full?",
+                        f"{self._host_name}: the environment cannot be copied:"
+                        f" {engines.reason(error)}.",
+                        remedy="Is the engine's disk full, or its line cut?",
                     ) from error
 
     def check(self, environments: Iterable[LinkedEnvironment]) -> None:
@@ -302,79 +312,12 @@ class DockerConnection(shells.ShellConnection):
                     response.close()
             self._attached = None
         if self._id:
-            with _gone_is_fine():
+            with engines.gone_is_fine():
                 self._client.api.remove_container(self._id, force=True, v=True)
             self._id = ""
         self._client.close()
         if self._overlay is not None:
             shutil.rmtree(self._overlay, ignore_errors=True)
-
-
-def _client(engine: str | None) -> Any:  # noqa: ANN401 # docker publishes no complete types
-    version = str(_version(engine)["ApiVersion"])
-    try:
-        return _new_client(engine, version)
-    except Exception as error:
-        raise _down(engine, error) from error
-
-
-def _new_client(engine: str | None, version: str | None = None) -> Any:  # noqa: ANN401 # as above
-    import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
-    from docker.constants import MINIMUM_DOCKER_API_VERSION  # noqa: PLC0415 # as above
-
-    # With "auto", a client whose engine is down would fail half-made, its sockets left open.
-    version = version or MINIMUM_DOCKER_API_VERSION
-    if engine is None:
-        return docker.from_env(timeout=_API_S, version=version)
-    return docker.DockerClient(base_url=engine, timeout=_API_S, version=version)
-
-
-@functools.lru_cache
-def _version(engine: str | None) -> dict[str, Any]:
-    """Return what an engine says of itself; it is asked once, not by each client of it."""
-    client = None
-    try:
-        client = _new_client(engine)
-        return dict(client.api.version(api_version=False))
-    except Exception as error:
-        raise _down(engine, error) from error
-    finally:
-        if client is not None:
-            client.close()
-
-
-@contextlib.contextmanager
-def _engine(engine: str | None) -> Iterator[Any]:
-    """Give a client of an engine; whatever it raises becomes a HostError."""
-    client = _client(engine)
-    try:
-        yield client
-    except HostError:
-        raise
-    except Exception as error:
-        raise _down(engine, error) from error
-    finally:
-        client.close()
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    """Removing what removes itself, or an engine that is gone, is no reason to fail."""
-    with contextlib.suppress(Exception):
-        yield
-
-
-def _down(engine: str | None, error: BaseException) -> HostUnavailable:
-    return HostUnavailable(
-        f"The Docker engine ({engine or os.environ.get('DOCKER_HOST', 'default')}) does not"
-        f" answer: {_reason(error)}.",
-        remedy="Start it, or leave hosts of kind docker out with --on.",
-    )
-
-
-def _reason(error: BaseException) -> str:
-    text = str(getattr(error, "explanation", None) or error) or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
@@ -399,7 +342,7 @@ def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
     except docker.errors.APIError as error:
         raise HostUnavailable(
             f"{host.name}: the image {host.image} is not here and cannot be pulled:"
-            f" {_reason(error)}.",
+            f" {engines.reason(error)}.",
             remedy="Correct its name in the matrix, or fetch or import it by hand.",
         ) from error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import shutil
 import signal
 import subprocess
@@ -17,16 +15,15 @@ from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.hosts.pipes import ENVIRONMENT, PipeTransport
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.matrix import local_subdir
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
-_CHUNK = 64 * 1024
 # A process that is just starting a program shows no environment for a moment.
 _QUIET_LOOKS = 2
 _LOOK_AGAIN_S = 0.01
 _KILL_S = 10.0
-_ENVIRONMENT = {"PATH": shells.SYSTEM_PATH, "LANG": "C.UTF-8"}
 
 
 class LocalProvider:
@@ -44,7 +41,7 @@ class LocalProvider:
             ["/bin/sh", "-c", facts.PROBE],
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            env=_ENVIRONMENT,
+            env=dict(ENVIRONMENT),
             timeout=shells.START_S,
             check=False,
         )
@@ -75,63 +72,11 @@ class LocalProvider:
         return kill_marked(f"{run.run_id}/") if run.made("local") else []
 
 
-class LocalTransport:
-    """The pipes of a control shell on this machine."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            ["/bin/sh"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-            bufsize=0,
-        )
-        self._selector = selectors.DefaultSelector()
-        for stream, pipe in (("stdout", self.process.stdout), ("stderr", self.process.stderr)):
-            if pipe is not None:
-                self._selector.register(pipe, selectors.EVENT_READ, stream)
-
-    def send(self, data: bytes) -> None:
-        """Write to the shell."""
-        if self.process.stdin is not None:
-            view = memoryview(data)
-            while view:
-                view = view[self.process.stdin.write(view) :]
-
-    def receive(self, timeout_s: float) -> list[tuple[shells.Stream, bytes]]:
-        """Return what came from the shell."""
-        chunks: list[tuple[shells.Stream, bytes]] = []
-        for key, _ in self._selector.select(timeout_s):
-            data = os.read(key.fd, _CHUNK)
-            if not data:
-                raise EOFError
-            chunks.append((key.data, data))
-        return chunks
-
-    def lost(self) -> str:
-        """Say how the control shell ended."""
-        status = self.process.poll()
-        return "" if status is None else f"Its control shell ended with status {status}."
-
-    def close(self) -> None:
-        """End the shell and its session."""
-        self._selector.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
 class LocalConnection(shells.ShellConnection):
     """A control shell on this machine."""
 
     def __init__(self, host: Host, run: Run) -> None:
-        self._local = LocalTransport()
+        self._local = PipeTransport(("/bin/sh",))
         self._marked = f"{run.run_id}/{host.name}"
         self._own = run.folder / host.name
         self._own.mkdir(parents=True, exist_ok=True)
@@ -140,7 +85,6 @@ class LocalConnection(shells.ShellConnection):
             host=host.name,
             folder=str(self._own),
             run_id=run.run_id,
-            kill_all=False,
         )
 
     def kill(self) -> tuple[str, ...]:
@@ -163,7 +107,10 @@ class LocalConnection(shells.ShellConnection):
 
 
 def kill_marked(mark: str) -> list[str]:
-    """Kill the processes that carry this run in their environment (where ``/proc`` shows it)."""
+    """Kill the processes that carry this run in their environment (where ``/proc`` shows it).
+
+    ``mark`` is ``RUN/HOST``, or ``RUN/`` for those of every host.
+    """
     killed: list[str] = []
     quiet = 0
     deadline = time.monotonic() + _KILL_S  # what multiplies faster than this cannot be won over
@@ -181,7 +128,8 @@ def _kill_once(wanted: bytes) -> list[str]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             ours = any(
-                entry.startswith(wanted) for entry in (folder / "environ").read_bytes().split(b"\0")
+                entry == wanted or (wanted.endswith(b"/") and entry.startswith(wanted))
+                for entry in (folder / "environ").read_bytes().split(b"\0")
             )
             if ours and int(folder.name) != os.getpid():
                 name = (folder / "comm").read_text(errors="replace").strip()

@@ -6,6 +6,7 @@ on its record while it lives. A record whose lock is free belongs to a dead run.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -59,7 +60,14 @@ class Run:
 
         One line of JSON in ``made.jsonl``, on disk when this returns: ``{"kind": ..., **what}``.
         """
-        line = json.dumps({"kind": kind, **what}, sort_keys=True) + "\n"
+        self._write({"kind": kind, **what})
+
+    def gone(self, kind: str, **what: str) -> None:
+        """Write down that what was expected with these very words was removed for certain."""
+        self._write({"gone": "yes", "kind": kind, **what})
+
+    def _write(self, entry: dict[str, str]) -> None:
+        line = json.dumps(entry, sort_keys=True) + "\n"
         descriptor = os.open(
             self.folder / "made.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600
         )
@@ -70,18 +78,21 @@ class Run:
             os.close(descriptor)
 
     def made(self, kind: str) -> list[dict[str, str]]:
-        """Return what was written down for this kind of host; a torn last line is left out."""
+        """Return what was expected of this kind of host and is not gone; a torn line is no line."""
         try:
             text = (self.folder / "made.jsonl").read_text()
         except FileNotFoundError:
             return []
-        entries = []
+        entries: list[dict[str, str]] = []
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if entry.get("kind") == kind:
+            over = entry.pop("gone", None)
+            if over and entry in entries:
+                entries.remove(entry)
+            elif not over and entry.get("kind") == kind:
                 entries.append(entry)
         return entries
 
@@ -110,3 +121,11 @@ def dead_runs() -> Iterator[Run]:
             os.close(descriptor)
             continue
         yield Run(folder.name, folder, descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, which is made; other threads and processes wait for it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pytest_manualbuild.languages.base import Numbered, Parses, Piece, Site
 from pytest_manualbuild.marks import Said
 from pytest_manualbuild.model import CheckKind
-from pytest_manualbuild.shells import READ_SCRIPT
+from pytest_manualbuild.shells import READ_SCRIPT, whole
 
 NAME = "shell"
 PACKAGE = ""
@@ -63,7 +63,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         text += mark(Said.BEGUN, *numbers) + lines + ended
     return Piece(
         script=_RUN.format(
-            text=shlex.quote(text + "exit 0\n"),
+            text=shlex.quote(whole(text + "exit 0\n")),
             read=shlex.quote(READ_SCRIPT),
             ended=site.marks.new(Said.SHELL_ENDED),
         )

@@ -1,0 +1,108 @@
+"""The pipes of a control shell that is a process on this machine, whatever it leads to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from pytest_manualbuild import shells
+from pytest_manualbuild.errors import HostUnavailable
+
+ENVIRONMENT: Mapping[str, str] = {"PATH": shells.SYSTEM_PATH, "LANG": "C.UTF-8"}
+"""What such a process gets: nothing of the caller's."""
+_CHUNK = 64 * 1024
+_LAST_WORDS = 2000
+
+
+class PipeTransport:
+    """A process in a session of its own, so that it has no terminal to ask anybody on."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> None:
+        """Start the process; HostUnavailable where the program is missing."""
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                cwd="/",
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise HostUnavailable(
+                f"{argv[0]} cannot be started: {error.strerror}.",
+                remedy=f"Install {argv[0]}, or leave such hosts out with --on.",
+            ) from error
+        self._last_words = b""
+        self._selector = selectors.DefaultSelector()
+        for stream, pipe in (("stdout", self.process.stdout), ("stderr", self.process.stderr)):
+            if pipe is not None:
+                self._selector.register(pipe, selectors.EVENT_READ, stream)
+
+    def send(self, data: bytes) -> None:
+        """Write to the shell."""
+        if self.process.stdin is not None:
+            view = memoryview(data)
+            while view:
+                view = view[self.process.stdin.write(view) :]
+
+    def receive(self, timeout_s: float) -> list[tuple[shells.Stream, bytes]]:
+        """Return what came from the shell."""
+        chunks: list[tuple[shells.Stream, bytes]] = []
+        for key, _ in self._selector.select(timeout_s):
+            data = os.read(key.fd, _CHUNK)
+            if not data:
+                self._keep_last_words(chunks)
+                raise EOFError
+            chunks.append((key.data, data))
+        self._keep_last_words(chunks)
+        return chunks
+
+    def _keep_last_words(self, chunks: list[tuple[shells.Stream, bytes]]) -> None:
+        said = b"".join(data for stream, data in chunks if stream == "stderr")
+        self._last_words = (self._last_words + said)[-_LAST_WORDS:]
+
+    def lost(self) -> str:
+        """Say how the process ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return f"Its control shell ended with status {self.process.wait(0.5)}."
+        return ""
+
+    def last_words(self) -> str:
+        """Return the end of what the process wrote to its standard error, read to its end."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.receive(0.5):
+                pass
+        return self._last_words.decode(errors="backslashreplace").strip()
+
+    def hang_up(self, timeout_s: float) -> bool:
+        """Close the shell's input, and say whether the process ended by itself in that time."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(EOFError, OSError):
+            while (left_s := deadline - time.monotonic()) > 0:
+                self.receive(left_s)
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the process and its session; safe to call twice."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._selector.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()

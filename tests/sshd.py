@@ -1,0 +1,119 @@
+"""A real sshd on a loopback port, with keys and a configuration of its own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAM = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin:/usr/bin")
+USER = pwd.getpwuid(os.geteuid()).pw_name
+
+
+@dataclass(kw_only=True)
+class Sshd:
+    """One server; its client configuration is the file ``ssh_config``."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def ssh_config(self) -> Path:
+        """The configuration of a client that knows the server's key."""
+        return self.folder / "ssh_config"
+
+    @property
+    def key(self) -> Path:
+        """The client's private key, which the server lets in."""
+        return self.folder / "key"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with (self.folder / "sshd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(PROGRAM), "-D", "-e", "-f", str(self.folder / "sshd_config")],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        raise TimeoutError((self.folder / "sshd.log").read_text())
+
+    def stop(self) -> None:
+        """Kill the server and the connections that it serves."""
+        if self.process is not None:
+            self.cut()
+            self.process.kill()
+            self.process.wait()
+
+    def cut(self) -> None:
+        """Kill the processes that serve connections: for the client, the line is cut."""
+        self.signal("KILL")
+
+    def signal(self, name: str) -> None:
+        """Send a signal, such as ``KILL``, to the processes that serve connections."""
+        assert self.process is not None
+        for parent in (self.process.pid, *self._children(self.process.pid)):
+            for child in self._children(parent):
+                if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
+                    os.kill(child, getattr(signal, f"SIG{name}"))
+
+    def _children(self, pid: int) -> list[int]:
+        return [
+            int(word)
+            for task in Path(f"/proc/{pid}/task").glob("*")
+            for word in (task / "children").read_text().split()
+        ]
+
+    def new_host_key(self) -> None:
+        """Give the server another key than the one that clients know."""
+        (self.folder / "host_key").unlink()
+        _keygen(self.folder / "host_key")
+
+
+def make(folder: Path, *more: str) -> Sshd:
+    """Make keys and configurations of a server; ``more`` are lines of its configuration."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its rights, as root
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Sshd(folder=folder, port=port)
+    for name in ("host_key", "key", "other_key"):
+        _keygen(folder / name)
+    (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
+    lines = [
+        f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host_key",
+        f"AuthorizedKeysFile {folder}/authorized_keys", "StrictModes no", "UsePAM no",
+        "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PidFile none",
+        "AcceptEnv *", "LogLevel VERBOSE", "PermitRootLogin yes", "MaxStartups 100", *more,
+    ]  # fmt: skip
+    (folder / "sshd_config").write_text("\n".join(lines) + "\n")
+    public = " ".join((folder / "host_key.pub").read_text().split()[:2])
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}\n")
+    server.ssh_config.write_text(
+        f"Host *\n  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
+        f"  User {USER}\n  IdentityFile {folder}/key\n  IdentitiesOnly yes\n  SendEnv *\n"
+        "  StrictHostKeyChecking no\n"
+    )
+    return server
+
+
+def _keygen(path: Path) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)],
+        check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Several engines: one of our own beside the machine's, one over ssh, and turns on each."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dockerd
+import pytest
+import sshd
+
+from conftest import recipe, results, run_pytest, tiny_root, write_package
+from pytest_manualbuild import hosts
+from pytest_manualbuild.errors import HostError, HostUnavailable, Interrupted
+from pytest_manualbuild.hosts import limits
+from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.model import Host, LinkedEnvironment
+
+TINY = "manualbuild/tiny:test"
+DEBIAN = "manualbuild/debian-12:test"
+
+
+def quiet(_: str) -> None:
+    """Show no progress."""
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd.Engine]:
+    """A second engine with one small image; skip where none can be started."""
+    if os.geteuid() != 0 or not dockerd.PROGRAM or not shutil.which("docker"):
+        pytest.skip("only root can start a second engine, with dockerd and docker")
+    root = tmp_path_factory.mktemp("root") / "tiny"
+    tiny_root(root)
+    engine = dockerd.Engine(tmp_path_factory.mktemp("engine") / "e")
+    if problem := engine.start():
+        engine.stop()
+        pytest.skip(f"a second engine does not start: {problem}")
+    engine.take_root(root, TINY)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """A run that is swept at the end."""
+    begun = Run.begin()
+    yield begun
+    hosts.sweep(begun)
+
+
+def over_ssh(server: sshd.Sshd, engine: dockerd.Engine, **more: str) -> Host:
+    return Host(
+        name="tiny", kind="docker", subdir="linux-64", image=TINY,
+        engine=f"ssh://{sshd.USER}@127.0.0.1:{server.port}{engine.socket}",
+        **{"ssh_config": str(server.ssh_config), **more},  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_two_engines_share_the_hosts_of_a_matrix(
+    second: dockerd.Engine, ssh_server: sshd.Sshd, built: Path, tmp_path: Path
+) -> None:
+    far = over_ssh(ssh_server, second)
+    (tmp_path / "two.toml").write_text(
+        '[defaults]\nkind = "docker"\nsubdir = "linux-64"\n'
+        f'[hosts.here]\nimage = "{DEBIAN}"\n'
+        f'[hosts.beside]\nimage = "{TINY}"\nengine = "{second.url}"\n'
+        f'[hosts.far]\nimage = "{TINY}"\nengine = "{far.engine}"\nat_once = 1\n'
+        f'ssh_config = "{far.ssh_config}"\n'
+        f'[hosts.far-too]\nimage = "{TINY}"\nengine = "{far.engine}"\nat_once = 1\n'
+        f'ssh_config = "{far.ssh_config}"\n'
+    )
+
+    ran = run_pytest(
+        "--recipe", str(recipe("greet")), "--artifacts", str(built / "greet"),
+        "--matrix", "two.toml", cwd=tmp_path,
+    )  # fmt: skip
+
+    assert ran.status == 0, ran.out
+    found = results(tmp_path / "manualbuild-report")
+    assert {host for host, _ in found} == {"here", "beside", "far", "far-too"}
+    assert {outcome for outcome, _ in found.values()} == {"passed"}
+    assert second.docker("ps", "-aq").stdout == ""
+
+
+def test_an_engine_over_ssh_must_have_a_known_key(
+    second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run
+) -> None:
+    (ssh_server.folder / "known_hosts").write_text("")
+
+    with pytest.raises(HostUnavailable, match="the key of its server is not known"):
+        hosts.provider("docker").probe(over_ssh(ssh_server, second), run, quiet)
+
+
+def test_nothing_is_left_of_a_tunnel(
+    second: dockerd.Engine, ssh_server: sshd.Sshd, tmp_path: Path
+) -> None:
+    far = over_ssh(ssh_server, second)
+    (tmp_path / "far.toml").write_text(
+        f'[hosts.far]\nkind = "docker"\nsubdir = "linux-64"\nimage = "{TINY}"\n'
+        f'engine = "{far.engine}"\nssh_config = "{far.ssh_config}"\n'
+    )
+    before = set(Path("/tmp").glob("mb-*"))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_manualbuild.cli", "hosts", "probe", "--matrix", "far.toml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(Path("/tmp").glob("mb-*")) <= before
+
+
+@pytest.mark.parametrize("way", ["socket", "ssh"])
+def test_an_engine_that_is_stopped_in_the_middle_is_an_error(
+    second: dockerd.Engine, ssh_server: sshd.Sshd, tmp_path: Path, way: str
+) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n    - sleep 60\n    - 'true'\n")
+    url = second.url if way == "socket" else over_ssh(ssh_server, second).engine
+    (tmp_path / "second.toml").write_text(
+        f'[hosts.tiny]\nkind = "docker"\nsubdir = "linux-64"\nimage = "{TINY}"\n'
+        f'engine = "{url}"\nssh_config = "{ssh_server.ssh_config}"\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--recipe", "recipe", "--matrix", "second.toml"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "MANUALBUILD_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        names = second.docker("ps", "-q").stdout.split()
+        if names and "sleep 60" in second.docker("top", names[0]).stdout:
+            break
+
+    second.stop()
+    try:
+        status = process.wait(timeout=90)
+    finally:
+        process.kill()
+        assert second.start() == ""
+
+    found = results(tmp_path / "manualbuild-report")
+    assert status == 16
+    assert found["tiny", "commands[0]: true"] == ("passed", "ok")
+    assert found["tiny", "commands[1]: sleep 60"] == ("error", "host-lost")
+    assert found["tiny", "commands[2]: true"] == ("error", "host-lost")
+    # The engine was away when the run ended: the next sweep follows that up.
+    swept = subprocess.run(
+        [sys.executable, "-m", "pytest_manualbuild.cli", "hosts", "sweep"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "MANUALBUILD_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert swept.returncode == 0, swept.stderr
+    assert second.docker("ps", "-aq").stdout == ""
+    assert second.docker("volume", "ls", "-q").stdout == ""
+    assert list((tmp_path / "cache/runs").iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("fault", ["cut", "stopped"])
+def test_a_delivery_that_is_broken_off_is_an_error_of_that_phase(
+    second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run, tmp_path: Path, fault: str
+) -> None:
+    (tmp_path / "linked/conda-meta").mkdir(parents=True)
+    (tmp_path / "linked/big").write_bytes(os.urandom(20_000_000))
+    linked = LinkedEnvironment(
+        path=str(tmp_path / "linked"), prefix="/opt/manualbuild/e", packages=()
+    )
+
+    def strike(doing: str) -> None:
+        if "copying" in doing:
+            second.stop() if fault == "stopped" else ssh_server.signal("KILL")
+
+    with pytest.raises(HostError) as caught:
+        hosts.provider("docker").start(over_ssh(ssh_server, second), run, [linked], strike)
+
+    said = str(caught.value)
+    del caught
+    gc.collect()
+    assert said.startswith("While delivering: ")
+    if fault == "stopped":
+        assert second.start() == ""
+    hosts.sweep(run)
+    assert not run.folder.exists()
+    assert second.docker("ps", "-aq").stdout == ""
+
+
+def test_no_more_hosts_than_allowed_have_a_turn_at_once() -> None:
+    host = Host(name="a", kind="docker", subdir="linux-64", engine="unix:///x", at_once=2)
+    holding, most = 0, 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal holding, most
+        with limits.turn(host, lambda: False, quiet):
+            with lock:
+                holding += 1
+                most = max(most, holding)
+            time.sleep(0.02)
+            with lock:
+                holding -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert most == 2
+
+
+def test_waiting_for_a_turn_ends_when_the_run_is_stopped() -> None:
+    host = Host(name="a", kind="ssh", subdir="linux-64", address="me@there", at_once=1)
+    other = Host(name="b", kind="ssh", subdir="linux-64", address="you@there", at_once=1)
+
+    with (
+        limits.turn(host, lambda: False, quiet),
+        pytest.raises(Interrupted),
+        limits.turn(other, lambda: True, quiet),
+    ):
+        pytest.fail("two hosts of one machine had its only turn")

@@ -1,0 +1,372 @@
+"""What breaks a host, kind by kind and phase by phase: an error that names the phase, and clean."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sshd
+
+from conftest import command, write_package
+from pytest_manualbuild import hosts, matrix, plan, shells
+from pytest_manualbuild.environment import Environments
+from pytest_manualbuild.errors import HostLost
+from pytest_manualbuild.execution import Engine, Settings
+from pytest_manualbuild.hosts import delivery, openssh
+from pytest_manualbuild.hosts import rootfs as rootfs_kind
+from pytest_manualbuild.hosts import ssh as ssh_kind
+from pytest_manualbuild.hosts.runs import Run, cache_folder
+from pytest_manualbuild.model import CheckResult, Outcome
+from pytest_manualbuild.section import Limits
+from pytest_manualbuild.shells import ShellConnection
+
+IMAGE = "manualbuild/debian-12:test"
+TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"
+NOISE = "test:\n  commands:\n    - head -c 9000000 /dev/zero\n"
+UP = "commands[0]: true"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a host for lost sooner than users would."""
+    monkeypatch.setattr(shells, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(shells, "SILENCE_S", 3.0)
+    monkeypatch.setattr(shells, "START_S", 6.0)
+    monkeypatch.setattr(delivery, "DELIVER_S", 3.0)
+    monkeypatch.setattr(rootfs_kind, "_END_S", 2.0)
+    monkeypatch.setattr(ssh_kind, "_END_S", 2.0)
+    monkeypatch.setattr(ssh_kind, "_SWEEP_S", 3.0)
+
+
+@pytest.fixture(scope="module")
+def environments() -> Iterator[Environments]:
+    """What makes environments, once for all cases."""
+    with Environments(cache_folder(), ()) as made:
+        yield made
+
+
+@dataclass(kw_only=True)
+class Case:
+    """One run of the odd package on one host."""
+
+    folder: Path
+    environments: Environments
+    settings: Settings
+    run: Run
+    server: sshd.Sshd | None = None
+
+    def results(
+        self,
+        host: str,
+        act: Callable[[Case], None] | None = None,
+        *,
+        tests: str = TESTS,
+        staged: dict[str, str] | None = None,
+        subdir: str = "linux-64",
+    ) -> list[CheckResult]:
+        """Run the package on a host, act when its first command has passed; clean up, and look."""
+        recipe = write_package(self.folder, tests, staged=staged)
+        text = f'[hosts.odd]\nsubdir = "{subdir}"\n{host}'
+        planned = plan.make(recipe, None, matrix.parse(text, "faults.toml"), None)
+        (package,) = planned.packages
+        keys = [("odd", package.artifact.key, check.name) for check in package.checks]
+        engine = Engine(planned, self.environments, self.run, self.settings, keys)
+        try:
+            engine.start()
+            if act is not None:
+                first = engine.result(("odd", package.artifact.key, UP))
+                assert first.outcome == Outcome.PASSED, first
+                act(self)
+            found = [engine.result(key) for key in keys]
+        finally:
+            engine.close()
+        return found
+
+
+@pytest.fixture
+def case(tmp_path: Path, environments: Environments) -> Iterator[Case]:
+    """A case, after which nothing of its run is left."""
+    run = Run.begin()
+    settings = Settings(evidence=tmp_path / "report", limits=Limits(check_s=60))
+    yield Case(folder=tmp_path, environments=environments, settings=settings, run=run)
+    hosts.sweep(run)
+    left = [entry for entry in Path("/proc").glob("[0-9]*") if marked(entry, run.run_id)]
+    assert left == []
+    if shutil.which("docker"):
+        label = f"label=io.pytest-manualbuild.run={run.run_id}"
+        deadline = time.monotonic() + 20  # the engine removes that of a dead shell by itself
+        while command("docker", "ps", "-aq", "--filter", label, cwd=tmp_path).out:
+            assert time.monotonic() < deadline
+    assert list(Path("/sys/fs/cgroup").glob(f"*/manualbuild-{run.run_id[:12]}-*")) == []
+
+
+def marked(process: Path, run_id: str) -> bool:
+    try:
+        return f"MANUALBUILD_RUN_ID={run_id}".encode() in (process / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+def broken(found: list[CheckResult], phase: str, cause: str, *, passed: int = 0) -> None:
+    """Assert that all but the first checks are errors that name the phase."""
+    assert [result.outcome.value for result in found] == (
+        ["passed"] * passed + ["error"] * (len(found) - passed)
+    ), found
+    for result in found[passed:]:
+        assert result.message.startswith(f"While {phase}: "), result.message
+        assert result.cause.value == cause, result
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Give a folder on a disk of that size."""
+    folder.mkdir(exist_ok=True)
+    if command(
+        "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder), cwd=folder
+    ).status:
+        pytest.skip("a small disk cannot be mounted")
+    try:
+        yield folder
+    finally:
+        command("umount", "-l", str(folder), cwd=folder.parent)
+
+
+def matrix_entry(kind: str, request: pytest.FixtureRequest, case: Case, more: str = "") -> str:
+    """Return the entry of a host of that kind that works."""
+    if kind == "docker":
+        request.getfixturevalue("engine")
+        return f'kind = "docker"\nimage = "{IMAGE}"\n{more}'
+    if kind == "rootfs":
+        return f'kind = "rootfs"\nroot = "{request.getfixturevalue("rootfs")}"\n{more}'
+    if kind == "local":
+        return f'kind = "local"\n{more}'
+    case.server = request.getfixturevalue("ssh_server")
+    return far(case.server, more)
+
+
+def far(server: sshd.Sshd, more: str = "") -> str:
+    return (
+        f'kind = "ssh"\naddress = "127.0.0.1"\nport = {server.port}\n'
+        f'ssh_config = "{server.ssh_config}"\n{more}'
+    )
+
+
+# -- provisioning
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param('kind = "docker"\nimage = "x"\nengine = "unix:///none"', id="docker-away"),
+        pytest.param(f'kind = "docker"\nimage = "{IMAGE}"\nengine = "ssh://127.0.0.1:1"',
+                     id="docker-ssh-engine-away"),
+        pytest.param('kind = "rootfs"\nroot = "/none"', id="rootfs-root-away"),
+        pytest.param('kind = "rootfs"\nroot = "/proc/self"', id="rootfs-no-root"),
+        pytest.param('kind = "ssh"\naddress = "127.0.0.1"\nport = 1', id="ssh-server-away"),
+        pytest.param('kind = "local"', id="local-of-another-subdir"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_provisioning_a_host_that_is_not_there(case: Case, entry: str) -> None:
+    subdir = "linux-s390x" if "local" in entry else "linux-64"
+    broken(case.results(entry, subdir=subdir), "provisioning", "host-unavailable")
+
+
+@pytest.mark.parametrize(
+    "fault", ["changed-key", "unknown-key", "wrong-credentials", "kill", "hang"]
+)
+def test_provisioning_over_ssh(
+    case: Case, sshd_program: None, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del sshd_program
+    monkeypatch.setattr(openssh, "CONNECT_S", 3)
+    force = {"kill": ["ForceCommand kill -9 $PPID"], "hang": ["ForceCommand sleep 30"]}
+    server = sshd.make(tmp_path / "sshd", *force.get(fault, []))
+    server.start()
+    known = server.folder / "known_hosts"
+    if fault == "changed-key":
+        name, kind, _ = known.read_text().split()
+        other = (server.folder / "other_key.pub").read_text().split()[1]
+        known.write_text(f"{name} {kind} {other}\n")
+    elif fault == "unknown-key":
+        known.write_text("")
+    elif fault == "wrong-credentials":
+        (server.folder / "authorized_keys").write_text("")
+    try:
+        broken(case.results(far(server)), "provisioning", "host-unavailable")
+        hosts.sweep(case.run)
+    finally:
+        server.stop()
+
+
+def test_provisioning_over_ssh_where_the_disk_is_full(case: Case, ssh_server: sshd.Sshd) -> None:
+    with small_disk(case.folder / "disk", "4k") as disk:
+        (disk / "full").write_bytes(b"x" * 4096)
+        found = case.results(far(ssh_server, f'root = "{disk}"'))
+        hosts.sweep(case.run)
+
+    broken(found, "provisioning", "host-unavailable")
+
+
+# -- delivering
+
+
+@pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.docker), "rootfs"])
+def test_delivering_what_is_gone_from_the_cache(
+    case: Case, request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = case.environments.prepare
+
+    def lose(*args: object, **more: object) -> object:
+        linked = prepare(*args, **more)  # type: ignore[arg-type]
+        shutil.rmtree(Path(linked.path) / "conda-meta")
+        return linked
+
+    monkeypatch.setattr(case.environments, "prepare", lose)
+    found = case.results(matrix_entry(kind, request, case), staged={"share/odd.txt": f"{kind}\n"})
+
+    broken(found, "delivering", "environment")
+
+
+@pytest.mark.parametrize(
+    ("fault", "act"),
+    [
+        ("kill", "kill -9 $PPID"),
+        ("hang", "exec sleep 30"),
+        ("half", "head -c 100 >/dev/null; exit 0"),
+        ("refused", "exit 1"),
+    ],
+)
+def test_delivering_over_ssh(
+    case: Case, sshd_program: None, tmp_path: Path, fault: str, act: str
+) -> None:
+    del sshd_program, fault
+    script = tmp_path / "force"
+    script.write_text(
+        f'case "$SSH_ORIGINAL_COMMAND" in *unpack*) {act} ;; esac\n'
+        'exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    server = sshd.make(tmp_path / "sshd", f"ForceCommand /bin/sh {script}")
+    server.start()
+    try:
+        found = case.results(far(server))
+        hosts.sweep(case.run)
+    finally:
+        server.stop()
+
+    assert {result.cause.value for result in found} <= {"environment", "host-lost"}
+    broken(found, "delivering", found[0].cause.value)
+
+
+def test_delivering_over_ssh_where_the_disk_is_full(case: Case, ssh_server: sshd.Sshd) -> None:
+    with small_disk(case.folder / "disk", "600k") as disk:
+        noise = os.urandom(1_000_000).hex()
+        found = case.results(far(ssh_server, f'root = "{disk}"'), staged={"share/big": noise})
+        hosts.sweep(case.run)
+        assert list(disk.iterdir()) == []
+
+    broken(found, "delivering", "environment")
+
+
+def test_delivering_on_this_machine_where_the_disk_is_full(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(case.folder / "disk", "600k") as disk:
+        monkeypatch.setattr(case.run, "folder", disk)
+        noise = os.urandom(1_000_000).hex()
+        found = case.results('kind = "local"', staged={"share/big": noise})
+
+    broken(found, "delivering", "environment")
+
+
+# -- running
+
+KINDS = ["local", pytest.param("docker", marks=pytest.mark.docker), "rootfs", "ssh"]
+
+
+def children() -> dict[int, str]:
+    """Return this process's children, with the words that they were called with."""
+    found = {}
+    for task in Path("/proc/self/task").glob("*"):
+        for pid in (task / "children").read_text().split():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            found[int(pid)] = words.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def strike(case: Case, kind: str, *, hang: bool) -> None:
+    """Kill what bears the host, or make it stop."""
+    name = signal.SIGSTOP if hang else signal.SIGKILL
+    if kind == "docker":
+        label = f"label=io.pytest-manualbuild.run={case.run.run_id}"
+        names = command("docker", "ps", "-q", "--filter", label, cwd=case.folder).out.split()
+        command("docker", "pause" if hang else "kill", *names, cwd=case.folder)
+    elif kind == "ssh":
+        assert case.server is not None
+        case.server.signal("STOP" if hang else "KILL")
+    else:
+        start = "/bin/sh " if kind == "local" else "sh -c "
+        hit = [pid for pid, words in children().items() if words.startswith(start)]
+        assert hit
+        for pid in hit:
+            group = subprocess.run(
+                ["pgrep", "-g", str(pid)], capture_output=True, text=True, check=False
+            ).stdout.split()
+            for one in group if kind == "rootfs" else [str(pid)]:
+                os.kill(int(one), name)
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_running(case: Case, request: pytest.FixtureRequest, kind: str, fault: str) -> None:
+    entry = matrix_entry(kind, request, case)
+
+    found = case.results(entry, lambda case: strike(case, kind, hang=fault == "hang"))
+
+    if case.server is not None:
+        case.server.signal("CONT")
+        hosts.sweep(case.run)
+    broken(found, "running", "host-lost", passed=2)
+
+
+def test_half_a_script_does_not_run_where_the_disk_is_full(
+    case: Case, ssh_server: sshd.Sshd
+) -> None:
+    with small_disk(case.folder / "disk", "200k") as disk:
+        text = f'[hosts.odd]\nsubdir = "linux-64"\n{far(ssh_server)}root = "{disk}"\n'
+        (host,) = matrix.parse(text, "x").hosts
+        connection = hosts.provider("ssh").start(host, case.run, [], lambda _: None)
+        assert isinstance(connection, ShellConnection)
+        connection.run(f"head -c 190000 /dev/zero > {disk}/fill; true", timeout_s=9)
+
+        with pytest.raises(HostLost, match="is its disk full"):
+            connection.run(f"touch {disk}/ran\n" + "# much\n" * 50_000, timeout_s=9)
+
+        assert not (disk / "ran").exists()
+        connection.close()
+        hosts.sweep(case.run)
+
+
+# -- collecting
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_collecting_where_the_disk_is_full(
+    case: Case, request: pytest.FixtureRequest, kind: str
+) -> None:
+    entry = matrix_entry(kind, request, case)
+    with small_disk(case.folder / "report", "1m"):
+        found = case.results(entry, tests=NOISE)
+        if case.server is not None:
+            hosts.sweep(case.run)
+
+    broken(found, "collecting", "environment", passed=1)
