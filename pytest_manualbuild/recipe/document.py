@@ -142,6 +142,23 @@ def parse(text: str, file: str) -> dict[str, Any]:
     return tree
 
 
+def merge(base: dict[str, Any], more: Mapping[str, Any], *, append: bool) -> None:
+    """Put more sections into a recipe, as conda-build does with ``recipe_append.yaml``.
+
+    Mappings are merged; lists are extended with ``append``, else replaced; None removes.
+    """
+    for key, value in more.items():
+        held = base.get(key)
+        if isinstance(value, dict) and isinstance(held, dict):
+            merge(held, value, append=append)
+        elif append and isinstance(value, list) and isinstance(held, list):
+            base[key] = held + value if held != value else held
+        elif value is None:
+            base.pop(key, None)
+        else:
+            base[key] = value
+
+
 def _check(tree: Mapping[str, Any], file: str) -> None:
     build = tree.get("build", {})
     if build.get("pin_depends") not in (None, "", "record", "strict"):

@@ -26,6 +26,7 @@ _BUILDERS = {
     *("PYTHON", "PERL", "R", "LUA", "OSX_ARCH", "MACOSX_DEPLOYMENT_TARGET"),
 }
 _MOST_UNKNOWN = 20
+_ALWAYS = ("python", "numpy", "target_platform", "channel_targets")
 
 
 def render(
@@ -94,12 +95,17 @@ def _mentioned(source: Source, spec: Variant) -> set[str]:
     return {
         key
         for key in spec
-        if key in ("python", "numpy")
-        or any(word.replace("-", "_") in whole for word in used.words(key))
+        if key in _ALWAYS or any(word.replace("-", "_") in whole for word in used.words(key))
     }
 
 
 def _plain(metadata: Metadata) -> dict[str, Any]:
+    for key, value in (("name", metadata.name), ("version", metadata.version)):
+        # With outputs the top level needs no version.
+        if not value and (key == "name" or not metadata.outputs):
+            raise RecipeError(
+                f"{metadata.source.file}: package/{key} is missing.", remedy="Add it."
+            )
     test = metadata.meta.get("test") or {}
     keys, final = metadata.used(), (metadata.meta.get("extra") or {}).get("final")
     values = {
@@ -107,7 +113,7 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "version": metadata.version,
         "build_number": metadata.build_number,
         "noarch": metadata.noarch or None,
-        "skip": metadata.skip,
+        "skip": metadata.skip or metadata.skipped,
         "is_output": metadata.parent is not None,
         "variant": {key: metadata.variant[key] for key in sorted(keys)},
         "run": listed(metadata.value("requirements", "run")),
