@@ -72,7 +72,7 @@ class Found:
     carried: TestSection | None = None
     """The tests of the recipe inside the package; None when it carries none."""
     altered: tuple[str, ...] = ()
-    """How its ``info/test`` differs from them, in sentences without a subject."""
+    """How its ``info/test`` differs from them, or why they cannot be read, in sentences."""
     reviewed: TestSection | None = None
     """The tests of the recipe that is kept with the evidence."""
 
@@ -194,7 +194,9 @@ def _tests(case: Case) -> Iterator[Reason]:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
         elif found.reviewed != planned.section:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
-        if found.carried is None:
+        if found.carried is None and found.altered:
+            yield from (_reject(f"{found.key}: {problem}") for problem in found.altered)
+        elif found.carried is None:
             yield _reject(
                 f"{found.key}: the package carries no recipe, so its tests cannot be compared;"
                 " build it with its recipe inside."

@@ -74,7 +74,12 @@ def make(
 
 
 def section_of(folder: Path, artifact: Artifact) -> TestSection:
-    """Render the recipe with the package's variant; return the tests of its output.
+    """Return the tests of a package, as ``output_of`` finds them."""
+    return output_of(folder, artifact).section
+
+
+def output_of(folder: Path, artifact: Artifact) -> Output:
+    """Render the recipe with the package's variant; return the output that it is.
 
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
     """
@@ -107,7 +112,7 @@ def _variant(artifact: Artifact) -> dict[str, str]:
     return {**given, **artifact.variant}
 
 
-def _checked(output: Output, artifact: Artifact) -> TestSection:
+def _checked(output: Output, artifact: Artifact) -> Output:
     if output.skip:
         raise ArtifactError(
             f"{artifact.key}: the recipe skips {output.name} on {artifact.subdir}.",
@@ -125,7 +130,7 @@ def _checked(output: Output, artifact: Artifact) -> TestSection:
             f" {artifact.build_number}.",
             remedy="Build it again from this recipe, or give the one that it was built from.",
         )
-    return output.section
+    return output
 
 
 def checks(section: TestSection) -> tuple[Check, ...]:

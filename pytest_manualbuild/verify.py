@@ -84,8 +84,9 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
     reviewed = None
     try:
         inside = carried.read(path, artifact)
-    except ManualBuildError:
-        inside = None
+        altered = inside.altered if inside else ()
+    except ManualBuildError as error:
+        inside, altered = None, (f"its own recipe cannot be compared: {error.problem}",)
     try:
         reviewed = plan.section_of(folder / "recipe", artifact)
     except ManualBuildError:
@@ -94,7 +95,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         key=key,
         artifact=artifact,
         carried=inside.section if inside else None,
-        altered=inside.altered if inside else (),
+        altered=altered,
         reviewed=reviewed,
     )
 

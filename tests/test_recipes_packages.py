@@ -282,6 +282,18 @@ def test_the_variant_of_the_build_decides_what_is_tested(tmp_path: Path) -> None
     assert section.commands == ("test -f $PREFIX/share/odd.txt", "echo plain")
 
 
+def test_the_gate_says_why_a_recipe_inside_cannot_be_compared(tmp_path: Path) -> None:
+    text = MULTI.replace("      requires:\n        - make\n", "")
+    output(tmp_path, replaced(META, "version: '1'", "version: '2'"), text=text)
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_pytest("--recipe", "recipe", "--matrix", "local.toml", cwd=tmp_path)
+    judged = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+
+    assert (ran.status, judged.status) == (0, 1), judged.out
+    assert "the recipe inside is about another package" in judged.out
+
+
 def test_the_gate_rejects_an_output_whose_test_was_changed(tmp_path: Path) -> None:
     text = MULTI.replace("      requires:\n        - make\n", "")
     output(tmp_path, replaced(SH, "test -f $PREFIX/share/odd.txt\n", ":\n"), text=text)

@@ -123,6 +123,15 @@ def test_the_plan_for_packages_stands_beside_the_outputs(tmp_path: Path) -> None
     assert {"digest", "packages", "cells", "matrix"} <= said.keys()
 
 
+def test_packages_know_the_values_that_a_recipe_does_not(tmp_path: Path) -> None:
+    info = {"info/recipe/conda_build_config.yaml": "flavour: salty\n"}
+    folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", info=info)
+    text = (folder / "meta.yaml").read_text()
+    (folder / "meta.yaml").write_text(text + "    - echo {{ flavour }}\n")
+
+    assert planned(tmp_path)["outputs"][0]["test"]["commands"] == ["true", "echo salty"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

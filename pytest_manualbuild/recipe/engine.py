@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _BUILDERS = {
     *("PYTHON", "PERL", "R", "LUA", "OSX_ARCH", "MACOSX_DEPLOYMENT_TARGET"),
 }
 _MOST_UNKNOWN = 20
+_MOST_SCRIPTS = 1_000
 _ALWAYS = ("python", "numpy", "target_platform", "channel_targets")
 
 
@@ -89,8 +91,9 @@ def _packages(
 
 def _mentioned(source: Source, spec: Variant) -> set[str]:
     """Return the keys that the recipe can use: those whose name stands anywhere in its files."""
-    scripts = [path.name for path in source.folder.iterdir() if path.suffix in (".sh", ".bat")]
-    texts = [source.text, *(source.script(name) or "" for name in sorted(scripts))]
+    scripts = (p for p in source.folder.rglob("*") if p.suffix in (".sh", ".bat"))
+    names = (str(path.relative_to(source.folder)) for path in islice(scripts, _MOST_SCRIPTS))
+    texts = [source.text, *(source.script(name) or "" for name in names)]
     whole = "\n".join(texts).replace("-", "_")
     return {
         key
