@@ -78,6 +78,10 @@ ONE_LINE = [
     ("{% set x = 'y' %}- echo {{ x }}", ["echo y"]),
     ("- echo {{ load_str_data('[1, 2]', 'json')[1] }}", ["echo 2"]),
     ("- echo {{ load_str_data('a = 3', 'toml').a }}", ["echo 3"]),
+    ("- echo {{ load_str_data('1.10', 'yaml') }}", ["echo 1.1"]),  # data are what YAML says
+    ("{% set x = [] %}{% set _ = x.append('a') %}- echo {{ x[0] }}", ["echo a"]),
+    ("- {{ pin_subpackage(subpackage_name='a') }}{{ cdt(package_name='b') }}",
+     ["ab-cos6-x86_64"]),
     ("- echo {{ datetime.datetime(2020, 1, 2).strftime('%Y') }}", ["echo 2020"]),
     ("- echo {{ time.strftime('%Y', time.gmtime(0)) }}", ["echo 1970"]),
     ("- echo {{ ccache('native') }}{{ installed }}{{ resolved_packages('host') }}",
@@ -461,6 +465,7 @@ def test_imports_have_a_language(
         (HEAD + "outputs:\n  name: x\n", "must be a list"),
         ("package:\n  name: odd\n", "package/version is missing"),
         ("", "package/name is missing"),
+        (HEAD + "{% do [].append(1) %}\n", "unknown tag 'do'"),
         (HEAD + "outputs:\n  - name: x\n    script: no.sh\n", "'no.sh'"),
         (HEAD + "test:\n  imports:\n    - lang: ruby\n      imports: ['x' ]  # x\n", "'ruby'"),
         ("package:\n  version: 1\nbuild: {\n", "meta.yaml:4"),

@@ -67,15 +67,22 @@ class _BaseLoader(yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
     """YAML in which every scalar is text: for variant files."""
 
 
-def load(text: str, file: str, *, plain: bool = False) -> Any:  # noqa: ANN401 # it is YAML
+class _DataLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """Safe YAML as it is, for files that a recipe reads."""
+
+
+RECIPE, VARIANTS, DATA = _Loader, _BaseLoader, _DataLoader
+"""Numbers stay text; everything is text; everything is what YAML says."""
+
+
+def load(text: str, file: str, *, as_: type = RECIPE) -> Any:  # noqa: ANN401 # it is YAML
     """Return what YAML makes of a text; of a key given twice the last one wins.
 
-    With ``plain`` every scalar is text. Raises RecipeError, naming the line and its text.
+    ``as_`` is ``RECIPE``, ``VARIANTS`` or ``DATA``. Raises RecipeError, naming the line.
     """
-    loader = _BaseLoader if plain else _Loader
     try:
-        _limit(text, file, loader)
-        return yaml.load(text, Loader=loader)  # noqa: S506 # both are safe loaders
+        _limit(text, file, as_)
+        return yaml.load(text, Loader=as_)  # noqa: S506 # all are safe loaders
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
