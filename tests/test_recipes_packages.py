@@ -79,7 +79,7 @@ def single(tmp_path: Path, tamper: Tamper) -> tuple[Path, Path]:
 def output(
     tmp_path: Path, tamper: Tamper, name: str = "odd", text: str = MULTI
 ) -> tuple[Path, Path]:
-    """Build one output of a recipe, laid out as conda-build does (test-semantics, the package)."""
+    """Build one output of a recipe, laid out as conda-build does."""
     folder = write(tmp_path / "recipe", text, PART)
     tests: dict[str, dict[str, Any]] = {
         "odd": {
