@@ -57,6 +57,18 @@ def test_outputs_variants_and_checks_are_shown(folder: Path) -> None:
     assert "    - commands[0]: echo sweet" in ran.out
 
 
+def test_a_recipe_cannot_steer_the_terminal(folder: Path) -> None:
+    # Text that runs from right to left from here on; YAML itself refuses control characters.
+    (folder / "recipe/conda_build_config.yaml").write_text(
+        'flavour:\n  - "\\u202esweet"\n  - sour\n'
+    )
+
+    ran = manualbuild("plan", "--recipe", "recipe", "--subdir", "linux-64", cwd=folder)
+
+    assert (ran.status, "\u202e" in ran.out) == (0, False), ran.out
+    assert "flavour=?sweet" in ran.out
+
+
 def test_json_is_a_stable_interface(folder: Path) -> None:
     said = planned(folder, "--subdir", "linux-64")
 
