@@ -108,15 +108,20 @@ def _planned(arguments: argparse.Namespace) -> int:
 
     hosts = matrix.load(arguments.matrix)
     subdir = arguments.subdir or hosts.hosts[0].subdir
-    outputs = outline.outputs(
-        arguments.recipe,
-        subdir=subdir,
-        configs=arguments.variant_config,
-        exclusive=arguments.exclusive_config,
-    )
+    configs, exclusive = arguments.variant_config, arguments.exclusive_config
     made = None
     if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
         made = plan.make(arguments.recipe, arguments.artifacts, hosts, arguments.on)
+    try:
+        outputs = outline.outputs(
+            arguments.recipe, subdir=subdir, configs=configs, exclusive=exclusive
+        )
+    except RecipeError:
+        if made is None or configs or exclusive:
+            raise
+        # Only the packages know the values that it was built with.
+        folder = Path(made.recipe)
+        outputs = tuple(plan.output_of(folder, one.artifact) for one in made.packages)
     if arguments.json:
         value: dict[str, object] = {"outputs": outline.to_json(outputs)}
         value |= {"digest": plan.digest(made), **plan.to_json(made)} if made else {}

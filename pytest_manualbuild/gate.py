@@ -52,7 +52,7 @@ class Found:
     carried: tuple[TestSection, ...] | None = None
     """The tests of the recipe inside the package; None when it carries none."""
     altered: tuple[str, ...] = ()
-    """How its ``info/test`` differs from them, in sentences without a subject."""
+    """How its ``info/test`` differs from them, or why they cannot be read, in sentences."""
     shipped: tuple[TestSection, ...] | None = None
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
     files: dict[str, str] = field(default_factory=dict)
@@ -208,7 +208,9 @@ def _tests(case: Case) -> Iterator[Reason]:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
         elif found.reviewed != planned.sections:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
-        if found.carried is None:
+        if found.carried is None and found.altered:
+            yield from (_reject(f"{found.key}: {problem}") for problem in found.altered)
+        elif found.carried is None:
             yield _reject(
                 f"{found.key}: the package carries no recipe, so its tests cannot be compared;"
                 " build it with its recipe inside."

@@ -89,4 +89,9 @@ def text(found: Sequence[Output], subdir: str) -> str:
         lines += [f"    - {check.name}" for check in _checks(one)]
         if not one.skip and len(_checks(one)) == 1:
             lines.append("      (no tests: an installation proves little)")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{_printable(line)}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """Return a line that cannot steer the terminal, whatever a recipe put into it."""
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -143,8 +143,11 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         return gate.Found(key=key, artifact=None, problem=error.problem)
     inside = shipped = reviewed = None
     files: dict[str, str] = {}
-    with contextlib.suppress(ManualBuildError):
+    try:
         inside = carried.read(path, artifact)
+        altered = inside.altered if inside else ()
+    except ManualBuildError as error:
+        altered = (f"its own recipe cannot be compared: {error.problem}",)
     with contextlib.suppress(ManualBuildError):
         if (tests := package.member(path, package.TESTS)) is not None:
             files = package.paths(path)
@@ -155,7 +158,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         key=key,
         artifact=artifact,
         carried=inside.sections if inside else None,
-        altered=inside.altered if inside else (),
+        altered=altered,
         shipped=shipped,
         files=files,
         reviewed=reviewed,

@@ -79,7 +79,7 @@ def single(tmp_path: Path, tamper: Tamper) -> tuple[Path, Path]:
 def output(
     tmp_path: Path, tamper: Tamper, name: str = "odd", text: str = MULTI
 ) -> tuple[Path, Path]:
-    """Build one output of a recipe, laid out as conda-build does (test-semantics, the package)."""
+    """Build one output of a recipe, laid out as conda-build does."""
     folder = write(tmp_path / "recipe", text, PART)
     tests: dict[str, dict[str, Any]] = {
         "odd": {
@@ -280,6 +280,18 @@ def test_the_variant_of_the_build_decides_what_is_tested(tmp_path: Path) -> None
     (section,) = plan.sections_of(folder, package.read(path))
 
     assert section.commands == ("test -f $PREFIX/share/odd.txt", "echo plain")
+
+
+def test_the_gate_says_why_a_recipe_inside_cannot_be_compared(tmp_path: Path) -> None:
+    text = MULTI.replace("      requires:\n        - make\n", "")
+    output(tmp_path, replaced(META, "version: '1'", "version: '2'"), text=text)
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_pytest("--recipe", "recipe", "--matrix", "local.toml", cwd=tmp_path)
+    judged = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+
+    assert (ran.status, judged.status) == (0, 1), judged.out
+    assert "the recipe inside is about another package" in judged.out
 
 
 def test_the_gate_rejects_an_output_whose_test_was_changed(tmp_path: Path) -> None:

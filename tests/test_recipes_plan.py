@@ -57,6 +57,18 @@ def test_outputs_variants_and_checks_are_shown(folder: Path) -> None:
     assert "    - commands[0]: echo sweet" in ran.out
 
 
+def test_a_recipe_cannot_steer_the_terminal(folder: Path) -> None:
+    # Text that runs from right to left from here on; YAML itself refuses control characters.
+    (folder / "recipe/conda_build_config.yaml").write_text(
+        'flavour:\n  - "\\u202esweet"\n  - sour\n'
+    )
+
+    ran = manualbuild("plan", "--recipe", "recipe", "--subdir", "linux-64", cwd=folder)
+
+    assert (ran.status, "\u202e" in ran.out) == (0, False), ran.out
+    assert "flavour=?sweet" in ran.out
+
+
 def test_json_is_a_stable_interface(folder: Path) -> None:
     said = planned(folder, "--subdir", "linux-64")
 
@@ -121,6 +133,15 @@ def test_the_plan_for_packages_stands_beside_the_outputs(tmp_path: Path) -> None
 
     assert [one["name"] for one in said["outputs"]] == ["odd"]
     assert {"digest", "packages", "cells", "matrix"} <= said.keys()
+
+
+def test_packages_know_the_values_that_a_recipe_does_not(tmp_path: Path) -> None:
+    info = {"info/recipe/conda_build_config.yaml": "flavour: salty\n"}
+    folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", info=info)
+    text = (folder / "meta.yaml").read_text()
+    (folder / "meta.yaml").write_text(text + "    - echo {{ flavour }}\n")
+
+    assert planned(tmp_path)["outputs"][0]["test"]["commands"] == ["true", "echo salty"]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,10 @@ ONE_LINE = [
     ("{% set x = 'y' %}- echo {{ x }}", ["echo y"]),
     ("- echo {{ load_str_data('[1, 2]', 'json')[1] }}", ["echo 2"]),
     ("- echo {{ load_str_data('a = 3', 'toml').a }}", ["echo 3"]),
+    ("- echo {{ load_str_data('1.10', 'yaml') }}", ["echo 1.1"]),  # data are what YAML says
+    ("{% set x = [] %}{% set _ = x.append('a') %}- echo {{ x[0] }}", ["echo a"]),
+    ("- {{ pin_subpackage(subpackage_name='a') }}{{ cdt(package_name='b') }}",
+     ["ab-cos6-x86_64"]),
     ("- echo {{ datetime.datetime(2020, 1, 2).strftime('%Y') }}", ["echo 2020"]),
     ("- echo {{ time.strftime('%Y', time.gmtime(0)) }}", ["echo 1970"]),
     ("- echo {{ ccache('native') }}{{ installed }}{{ resolved_packages('host') }}",
@@ -147,6 +151,17 @@ def test_values_come_from_files_of_the_recipe(tmp_path: Path) -> None:
     assert found[0].sections[0].commands == ("hello y 7",)
 
 
+def test_sections_are_appended_and_replaced_by_their_files(tmp_path: Path) -> None:
+    files = {
+        "recipe_append.yaml": "test:\n  commands:\n    - b\n    - c  # [win]\n",
+        "recipe_clobber.yaml": "package:\n  version: 2\n",
+    }
+
+    found = render(tmp_path, commands("- a"), files)
+
+    assert (found[0].version, found[0].sections[0].commands) == ("2", ("a", "b"))
+
+
 def test_a_name_that_only_the_build_section_needs_may_be_unknown(tmp_path: Path) -> None:
     text = HEAD + "build:\n  script: {{ nobody_knows }}\n"
 
@@ -178,6 +193,8 @@ def test_only_used_keys_make_variants(tmp_path: Path) -> None:
         "test:\n  commands:\n    {% if flavour == 'sweet' %}- a{% endif %}\n",
         "requirements:\n  host:\n    - flavour\n",
         "build:\n  force_use_keys:\n    - flavour\n",
+        "about:\n  home: {% for x in flavour %}{{ x }}{% endfor %}\n",
+        "about:\n  {% set x = flavour[0] %}home: {{ x }}\n",
     ],
 )
 def test_what_counts_as_use(use: str, tmp_path: Path) -> None:
@@ -316,6 +333,17 @@ def test_the_top_level_is_added_when_it_needs_an_output(tmp_path: Path) -> None:
         assert by_name(found)["part"].sections[0].commands == ()
 
 
+def test_platforms_that_are_listed_make_a_package_each(tmp_path: Path) -> None:
+    files = variants(("target_platform", ["win-64", "win-32"]))
+
+    found = render(tmp_path, commands("- a  # [win64]"), files, subdir="win-64")
+
+    assert [(one.variant["target_platform"], one.sections[0].commands) for one in found] == [
+        ("win-64", ("a",)),
+        ("win-32", ()),
+    ]
+
+
 def test_names_and_versions_of_outputs_come_from_variants(tmp_path: Path) -> None:
     out = outputs("part-{{ mpi }}\n    version: {{ mpi | length }}")
     found = render(tmp_path, TOP + out, variants(("mpi", ["openmpi", "mpich"])))
@@ -326,23 +354,29 @@ def test_names_and_versions_of_outputs_come_from_variants(tmp_path: Path) -> Non
     ]
 
 
-def test_an_output_inherits_build_number_and_skip_or_has_its_own(tmp_path: Path) -> None:
-    text = TOP + "build:\n  number: 3\n  skip: true  # [linux]\n"
-    found = by_name(
-        render(
-            tmp_path,
-            text
-            + outputs(
-                "a", "b\n    build:\n      noarch: generic", "c\n    build:\n      number: 4"
-            ),
-        )
-    )
+def test_an_output_inherits_the_build_number_or_has_its_own(tmp_path: Path) -> None:
+    text = TOP + "build:\n  number: 3\n"
+    own = ("b\n    build:\n      noarch: generic", "c\n    build:\n      number: 4")
+    found = by_name(render(tmp_path, text + outputs("a", *own)))
 
-    assert [(found[n].build_number, found[n].skip, found[n].noarch) for n in "abc"] == [
-        (3, True, None),
-        (3, False, "generic"),
-        (4, False, None),
+    assert [(found[n].build_number, found[n].noarch) for n in "abc"] == [
+        (3, None),
+        (3, "generic"),
+        (4, None),
     ]
+
+
+def test_a_skip_of_the_top_level_is_for_all_and_one_of_an_output_for_it_alone(
+    tmp_path: Path,
+) -> None:
+    own = ("a", "b\n    build:\n      skip: true", "c\n    build:\n      number: 1")
+
+    def skipped(text: str) -> list[str]:
+        found = render(tmp_path, text + outputs(*own))
+        return [one.name for one in found if one.skip]
+
+    assert skipped(TOP) == ["b"]
+    assert skipped(TOP + "build:\n  skip: true  # [linux]\n") == ["a", "b", "c"]
 
 
 def test_words_for_true_skip(tmp_path: Path) -> None:
@@ -429,6 +463,9 @@ def test_imports_have_a_language(
         (HEAD + "requirements:\n  run:\n    - odd\n", "cannot depend on itself"),
         (HEAD + "about:\n  license_family: Mine\n", "license_family"),
         (HEAD + "outputs:\n  name: x\n", "must be a list"),
+        ("package:\n  name: odd\n", "package/version is missing"),
+        ("", "package/name is missing"),
+        (HEAD + "{% do [].append(1) %}\n", "unknown tag 'do'"),
         (HEAD + "outputs:\n  - name: x\n    script: no.sh\n", "'no.sh'"),
         (HEAD + "test:\n  imports:\n    - lang: ruby\n      imports: ['x' ]  # x\n", "'ruby'"),
         ("package:\n  version: 1\nbuild: {\n", "meta.yaml:4"),

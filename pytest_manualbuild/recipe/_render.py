@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
     _limit()
     sys.setrecursionlimit(1_000)
     own = {*sys.path, sys.prefix, sys.base_prefix, str(Path(engine.__file__).parents[2])}

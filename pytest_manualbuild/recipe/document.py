@@ -67,15 +67,22 @@ class _BaseLoader(yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
     """YAML in which every scalar is text: for variant files."""
 
 
-def load(text: str, file: str, *, plain: bool = False) -> Any:  # noqa: ANN401 # it is YAML
+class _DataLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """Safe YAML as it is, for files that a recipe reads."""
+
+
+RECIPE, VARIANTS, DATA = _Loader, _BaseLoader, _DataLoader
+"""Numbers stay text; everything is text; everything is what YAML says."""
+
+
+def load(text: str, file: str, *, as_: type = RECIPE) -> Any:  # noqa: ANN401 # it is YAML
     """Return what YAML makes of a text; of a key given twice the last one wins.
 
-    With ``plain`` every scalar is text. Raises RecipeError, naming the line and its text.
+    ``as_`` is ``RECIPE``, ``VARIANTS`` or ``DATA``. Raises RecipeError, naming the line.
     """
-    loader = _BaseLoader if plain else _Loader
     try:
-        _limit(text, file, loader)
-        return yaml.load(text, Loader=loader)  # noqa: S506 # both are safe loaders
+        _limit(text, file, as_)
+        return yaml.load(text, Loader=as_)  # noqa: S506 # all are safe loaders
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
@@ -140,6 +147,23 @@ def parse(text: str, file: str) -> dict[str, Any]:
     if "version" in package:
         package["version"] = str(package["version"])
     return tree
+
+
+def merge(base: dict[str, Any], more: Mapping[str, Any], *, append: bool) -> None:
+    """Put more sections into a recipe, as conda-build does with ``recipe_append.yaml``.
+
+    Mappings are merged; lists are extended with ``append``, else replaced; None removes.
+    """
+    for key, value in more.items():
+        held = base.get(key)
+        if isinstance(value, dict) and isinstance(held, dict):
+            merge(held, value, append=append)
+        elif append and isinstance(value, list) and isinstance(held, list):
+            base[key] = held + value if held != value else held
+        elif value is None:
+            base.pop(key, None)
+        else:
+            base[key] = value
 
 
 def _check(tree: Mapping[str, Any], file: str) -> None:

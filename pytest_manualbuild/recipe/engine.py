@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _BUILDERS = {
     *("PYTHON", "PERL", "R", "LUA", "OSX_ARCH", "MACOSX_DEPLOYMENT_TARGET"),
 }
 _MOST_UNKNOWN = 20
+_MOST_SCRIPTS = 1_000
+_ALWAYS = ("python", "numpy", "target_platform", "channel_targets")
 
 
 def render(
@@ -88,18 +91,24 @@ def _packages(
 
 def _mentioned(source: Source, spec: Variant) -> set[str]:
     """Return the keys that the recipe can use: those whose name stands anywhere in its files."""
-    scripts = [path.name for path in source.folder.iterdir() if path.suffix in (".sh", ".bat")]
-    texts = [source.text, *(source.script(name) or "" for name in sorted(scripts))]
+    scripts = (p for p in source.folder.rglob("*") if p.suffix in (".sh", ".bat"))
+    names = (str(path.relative_to(source.folder)) for path in islice(scripts, _MOST_SCRIPTS))
+    texts = [source.text, *(source.script(name) or "" for name in names)]
     whole = "\n".join(texts).replace("-", "_")
     return {
         key
         for key in spec
-        if key in ("python", "numpy")
-        or any(word.replace("-", "_") in whole for word in used.words(key))
+        if key in _ALWAYS or any(word.replace("-", "_") in whole for word in used.words(key))
     }
 
 
 def _plain(metadata: Metadata) -> dict[str, Any]:
+    for key, value in (("name", metadata.name), ("version", metadata.version)):
+        # With outputs the top level needs no version.
+        if not value and (key == "name" or not metadata.outputs):
+            raise RecipeError(
+                f"{metadata.source.file}: package/{key} is missing.", remedy="Add it."
+            )
     test = metadata.meta.get("test") or {}
     keys, final = metadata.used(), (metadata.meta.get("extra") or {}).get("final")
     values = {
@@ -107,7 +116,7 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "version": metadata.version,
         "build_number": metadata.build_number,
         "noarch": metadata.noarch or None,
-        "skip": metadata.skip,
+        "skip": metadata.skip or metadata.skipped,
         "is_output": metadata.parent is not None,
         "variant": {key: metadata.variant[key] for key in sorted(keys)},
         "run": listed(metadata.value("requirements", "run")),

@@ -64,11 +64,11 @@ def functions(
     return {
         "compiler": lambda language, *_, **__: _tool(language, "compiler", subdir, variant),
         "stdlib": lambda language, *_, **__: _tool(language, "stdlib", subdir, variant),
-        "cdt": lambda name, *_, **__: _cdt(str(name), subdir, variant),
+        "cdt": lambda package_name, *_, **__: _cdt(str(package_name), subdir, variant),
         "ccache": lambda *_, **__: "ccache",
         # Before the solver has spoken, conda-build knows no version to pin to.
-        "pin_compatible": lambda name, *_, **__: f"{name} ",
-        "pin_subpackage": lambda name, *_, **__: name,
+        "pin_compatible": lambda package_name, *_, **__: f"{package_name} ",
+        "pin_subpackage": lambda subpackage_name, *_, **__: subpackage_name,
         "resolved_packages": lambda *_, **__: [],
         "installed": {},
         "load_str_data": lambda string, fmt, *_, **__: _data(str(string), fmt, file),
@@ -90,7 +90,7 @@ def _data(text: str, form: str, file: str) -> object:
     if form.lower() == "json":
         return json.loads(text)
     if form.lower() in ("yaml", "yml"):
-        return document.load(text, file)
+        return document.load(text, file, as_=document.DATA)
     if form.lower() == "toml":
         return tomllib.loads(text)
     raise RecipeError(f"{file}: the form {form!r} is not known.", remedy="Use json, yaml or toml.")

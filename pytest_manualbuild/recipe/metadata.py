@@ -70,6 +70,8 @@ class Metadata:
         self.input_variants: list[Variant] = []
         """All of the recipe."""
         self.type = "conda"
+        self.skipped = False
+        """Whether the recipe skips it as a whole, whatever an output says."""
         self.meta: dict[str, Any] = {}
         self.parent: str | None = None
         """Name of the recipe, if this is another output of it."""
@@ -240,6 +242,13 @@ class Metadata:
         """Do one pass over the whole recipe, with what the passes before it found."""
         text = self.render(self.select(self.source.text), strict=strict)
         self.meta = document.parse(self.select(text).text, self.source.file)
+        for name in ("recipe_append.yaml", "recipe_clobber.yaml"):
+            path = self.source.folder / name
+            if path.is_file():
+                more = selectors.select(document.read(path), self.names, str(path)).text
+                document.merge(
+                    self.meta, document.parse(more, str(path)), append=name == "recipe_append.yaml"
+                )
 
     def resolve(self) -> None:
         """Do as many passes as it takes, the last one strict (``parse_until_resolved``).

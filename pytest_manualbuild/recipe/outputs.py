@@ -7,6 +7,7 @@ Follows conda-build's render.py (``distribute_variants``) and metadata.py
 from __future__ import annotations
 
 import graphlib
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -168,6 +169,7 @@ def _combine(reference: Metadata, out: dict[str, Any]) -> None:
 def _output(reference: Metadata, out: dict[str, Any]) -> Metadata:
     """Return the metadata of one output, made of its section and what it inherits."""
     made = reference.copy()
+    made.skipped = reference.skip
     made.type = out.get("type") or "conda"
     name = reference.name
     if out.get("name") == name:
@@ -228,6 +230,7 @@ def _order_of(packages: Iterable[tuple[dict[str, Any], Metadata]]) -> None:
     """Refuse outputs that need each other: conda-build cannot order them."""
     names: dict[str, set[str]] = {}
     found = list(packages)
+    _no_pairs([metadata for _, metadata in found])
     for out, _ in found:
         if str(out.get("type") or "conda").startswith("conda"):
             if "name" not in out:
@@ -250,6 +253,22 @@ def _order_of(packages: Iterable[tuple[dict[str, Any], Metadata]]) -> None:
             f"{found[0][1].source.file}: outputs need each other: {cycle}.",
             remedy="Break the cycle.",
         ) from error
+
+
+def _no_pairs(packages: Sequence[Metadata]) -> None:
+    """Refuse two outputs that need each other, also to be built."""
+
+    def needs(metadata: Metadata) -> set[str]:
+        envs = ("build", "host", "run")
+        items = [item for env in envs for item in listed(metadata.value("requirements", env))]
+        return {str(item).split(" ")[0] for item in items if item}
+
+    for one, other in itertools.combinations(packages, 2):
+        if one.name in needs(other) and other.name in needs(one):
+            raise RecipeError(
+                f"{one.source.file}: outputs need each other: {one.name} and {other.name}.",
+                remedy="Break the cycle.",
+            )
 
 
 def _constrained(packages: Iterable[Metadata]) -> None:

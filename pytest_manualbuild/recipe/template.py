@@ -1,4 +1,8 @@
-"""Renders jinja in a sandbox: a recipe may compute, and reach nothing but its own folder."""
+"""Renders jinja in a sandbox: a recipe may compute, and reach nothing but its own folder.
+
+Recipes build lists with ``append``, so the sandbox lets them change values; all of these are made
+anew for each rendering.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, NoReturn
 
 from jinja2 import BaseLoader, Environment, StrictUndefined, Template, TemplateError, Undefined
 from jinja2 import TemplateNotFound as NotFound
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import SandboxedEnvironment
 
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe import document, selectors
@@ -68,10 +72,7 @@ class _Folder(BaseLoader):
 
 @lru_cache(maxsize=64)
 def _compiled(text: str) -> CodeType:
-    environment = ImmutableSandboxedEnvironment(
-        extensions=["jinja2.ext.do"], autoescape=False
-    )  # YAML
-    return environment.compile(text)
+    return SandboxedEnvironment(autoescape=False).compile(text)  # YAML
 
 
 def render(
@@ -88,9 +89,8 @@ def render(
     ``names`` is all that it can use. With ``strict`` an unknown name is an error.
     Raises Unresolved for jinja's own errors and RecipeError for any other, with the line.
     """
-    environment = ImmutableSandboxedEnvironment(
+    environment = SandboxedEnvironment(
         undefined=StrictUndefined if strict else Lenient,
-        extensions=["jinja2.ext.do"],
         autoescape=False,  # YAML
         loader=_Folder(folder, known),
         cache_size=0,

@@ -56,6 +56,8 @@ def _pattern(key: str, selectors_only: bool) -> re.Pattern[str]:  # noqa: FBT001
         r"\{\s*(?:pin_[a-z]+\(\s*?['\"])?" + word + r"\b.*?\}\}",
         r"^\s+\-\s+" + required + r"\s*(?:\s[\[#]|$)",
         r"(?:^|[^\{])\{%\s*(?:el)?if\s*.*" + word + r"\s*(?:[^%]*?)?%\}",
+        r"(?:^|[^\{])\{%\s*for\s*.*\s*in\s*" + word + r"\b(?:[^%]*?)?%\}",
+        r"(?:^|[^\{])\{%\s*set\s*.*\s*=\s*.*\b" + word + r"\b(?:[^%]*?)?%\}",
     ]
     if key in _ALSO:
         patterns.insert(0, _CDT)

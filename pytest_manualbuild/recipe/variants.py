@@ -59,7 +59,7 @@ def read(path: Path, subdir: str) -> Variant:
 def parse(text: str, file: str, subdir: str) -> Variant:
     """Return the keys of a variant file's text, which errors name ``file``."""
     known = selectors.names(subdir, {}, subdir)
-    tree = document.load(selectors.select(text, known, file).text, file, plain=True)
+    tree = document.load(selectors.select(text, known, file).text, file, as_=document.VARIANTS)
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
