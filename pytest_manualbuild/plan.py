@@ -48,7 +48,7 @@ def make(
         names = ", ".join(host.name for host in matrix.hosts)
         raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
     # The recipe first: without one there is nothing to look for packages of.
-    folder = recipe.load(recipe_folder, subdir=selected[0].subdir).folder
+    folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
         (artifact, sections_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)

@@ -381,6 +381,19 @@ def test_outputs_and_variants_each_get_their_own_tests(tmp_path: Path) -> None:
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
 
 
+def test_variants_that_only_the_package_knows_are_enough(tmp_path: Path) -> None:
+    """They came from a pinning file that is not beside the recipe."""
+    tests = '- if: flavor == "a"\n  then:\n    script:\n      - echo ${{ flavor }}\n'
+    folder = write(tmp_path / "recipe", noarch("p", tests))
+    build(folder, tmp_path / "build_artifacts", variants={"flavor": ["a"]})
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    assert outcomes(tmp_path) == {"install": PASSED, "tests[0].script[0]: echo a": PASSED}
+
+
 def test_the_recipe_is_not_read_with_the_callers_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,3 +488,44 @@ def test_with_xdist_the_same_results_come_out(tmp_path: Path) -> None:
     run_local(tmp_path, "-n", "2")
 
     assert outcomes(tmp_path) == alone
+
+
+def test_files_from_the_sources_are_those_that_the_package_brings(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "recipe",
+        noarch(
+            "p",
+            "- package_contents:\n    files: [share/p/data.txt]\n"
+            "- script: [grep -x source tests/a.in, grep -x reviewed r.txt]\n"
+            "  files:\n    source: [tests/]\n    recipe: [r.txt]\n",
+            extra="source:\n  path: ../sources\n",
+        ),
+        {"../sources/tests/a.in": "source\n", "r.txt": "reviewed\n"},
+    )
+    build(folder, tmp_path / "build_artifacts")
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
+
+
+@pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
+def test_a_package_for_one_system_is_relocated_into_a_long_prefix(
+    tmp_path: Path, extension: str
+) -> None:
+    text = noarch(
+        "p",
+        '- script: [test "$(cat $PREFIX/share/p/where)" = $PREFIX, test $SUBDIR = linux-64,'
+        " test $(printf %s $PREFIX | wc -c) = 255]\n",
+        script="    - echo $PREFIX > $PREFIX/share/p/where\n",
+    ).replace("  noarch: generic\n", "")
+    folder = write(tmp_path / "recipe", text)
+    (path,) = build(folder, tmp_path / "build_artifacts", extension=extension)
+    assert path.parent.name == "linux-64"
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out

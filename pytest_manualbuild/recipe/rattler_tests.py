@@ -6,6 +6,7 @@ rendered recipe, and of ``info/tests/tests.yaml`` in the packages it builds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ _BY_EXTENSION = {
     ".ps1": "powershell",
     ".nu": "nushell",
 }
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTENTS = ("include", "bin", "lib", "site_packages", "files")
 
 
@@ -263,10 +265,18 @@ def _script(given: _Test) -> Iterator[TestSection]:
         build_requires=build_requires,
         files=copied,
         source_files=from_sources,
-        env={str(key): str(value) for key, value in (described.get("env") or {}).items()},
+        env=_env(given, described.get("env") or {}),
         cwd=given.folder if in_folder else str(described.get("cwd") or ""),
         unrunnable=unrunnable,
     )
+
+
+def _env(given: _Test, value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise given.wrong("env is no mapping")
+    if odd := [str(name) for name in value if not _NAME.fullmatch(str(name))]:
+        raise given.wrong(f"env: {odd[0]!r} is no name for a variable")
+    return {str(name): str(text) for name, text in value.items()}
 
 
 def _text(
