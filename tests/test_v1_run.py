@@ -11,6 +11,7 @@ from recipe_v1 import build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
 from conftest import LOCAL, Ran, manualbuild, results, run_local, run_pytest
+from pytest_manualbuild.downstream import name_of
 from pytest_manualbuild.environment import index_channel
 
 PASSED, NOT_REACHED = ("passed", "ok"), ("skipped", "not-reached")
@@ -529,3 +530,11 @@ def test_a_package_for_one_system_is_relocated_into_a_long_prefix(
     ran = run_local(tmp_path)
 
     assert ran.status == 0, ran.out
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [("Other", "other"), ("other >=2,<3", "other"), ("conda-forge::py_x.y-z=1", "py_x.y-z")],
+)
+def test_the_name_of_a_downstream_package_is_read_from_its_spec(spec: str, name: str) -> None:
+    assert name_of(spec) == name

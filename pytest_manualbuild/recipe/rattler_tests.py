@@ -248,27 +248,30 @@ def _script(given: _Test) -> Iterator[TestSection]:
     requires, build_requires = _specs(given, needs.get("run")), _specs(given, needs.get("build"))
     if not any((text, requires, build_requires, named)):
         return  # as in rattler-build: conditions left nothing of it
-    language = _INTERPRETERS.get(interpreter)
-    unrunnable = ""
-    if language is None:
-        unrunnable = f"Scripts for {interpreter} are not run by this version."
-    elif secrets := given.texts_of(described.get("secrets")):
-        unrunnable = f"It asks for secrets ({', '.join(secrets)}), and tests get none."
+    language = _INTERPRETERS.get(interpreter, "")
     whole = "\n".join(text) if language or (len(text) == 1 and "\n" in text[0]) else None
     in_folder = copied or any(from_sources)
     yield TestSection(
         label=given.label,
         commands=() if whole is not None else text,
         script=whole or None,
-        interpreter=language or "",
+        interpreter=language,
         requires=requires,
         build_requires=build_requires,
         files=copied,
         source_files=from_sources,
         env=_env(given, described.get("env") or {}),
         cwd=given.folder if in_folder else str(described.get("cwd") or ""),
-        unrunnable=unrunnable,
+        unrunnable=_unrunnable(given, interpreter, described),
     )
+
+
+def _unrunnable(given: _Test, interpreter: str, described: Mapping[str, Any]) -> str:
+    if interpreter not in _INTERPRETERS:
+        return f"Scripts for {interpreter} are not run by this version."
+    if secrets := given.texts_of(described.get("secrets")):
+        return f"It asks for secrets ({', '.join(secrets)}), and tests get none."
+    return ""
 
 
 def _env(given: _Test, value: object) -> dict[str, str]:
