@@ -145,6 +145,9 @@ recipe:
   version: ${{ version }}
 build:
   number: 3
+about:
+  license: MIT
+  license_file: LICENSE
 outputs:
   - staging:
       name: stage

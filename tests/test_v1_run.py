@@ -7,7 +7,7 @@ from pathlib import Path
 
 import builder
 import pytest
-from recipe_v1 import build, noarch, write
+from recipe_v1 import ABOUT, build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
 from conftest import LOCAL, Ran, manualbuild, results, run_local, run_pytest
@@ -413,7 +413,7 @@ def pure(tmp_path: Path, python_channel: str) -> None:
         "    - mkdir -p $SP_DIR/purev1 $SP_DIR/purev1-1.0.dist-info\n"
         "    - echo 'answer = 42' > $SP_DIR/purev1/__init__.py\n"
         "    - cp $RECIPE_DIR/METADATA $SP_DIR/purev1-1.0.dist-info/\n"
-        "requirements:\n  host: [python]\n  run: [python]\n"
+        f"{ABOUT}requirements:\n  host: [python]\n  run: [python]\n"
         "tests:\n"
         "  - python:\n      imports: [purev1]\n      pip_check: false\n"
         "  - script: [python -c 'import purev1; assert purev1.answer == 42', python answer.py]\n"
