@@ -30,6 +30,8 @@ def write(folder: Path, text: str, files: Mapping[str, str] | None = None) -> Pa
     """Write a recipe and its files; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(text)
+    if "license_file" in text:
+        (folder / "LICENSE").write_text("Do what you like with it.\n")
     for name, content in (files or {}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
@@ -71,6 +73,9 @@ def build(
     return built
 
 
+ABOUT = "about:\n  license: MIT\n  license_file: LICENSE\n"
+
+
 def noarch(name: str, tests: str, *, run: str = "", script: str = "", extra: str = "") -> str:
     """Return a recipe of a noarch package with these tests (YAML, not indented)."""
     indented = "".join(f"  {line}\n" for line in tests.splitlines())
@@ -79,6 +84,5 @@ def noarch(name: str, tests: str, *, run: str = "", script: str = "", extra: str
         f"build:\n  noarch: generic\n  script:\n"
         f"    - mkdir -p $PREFIX/share/{name} $PREFIX/bin\n"
         f"    - echo {name} > $PREFIX/share/{name}/data.txt\n{script}"
-        f"about:\n  license: MIT\nrequirements:\n  run: [{run}]\n{extra}"
-        + (f"tests:\n{indented}" if tests else "")
+        f"requirements:\n  run: [{run}]\n{ABOUT}{extra}" + (f"tests:\n{indented}" if tests else "")
     )

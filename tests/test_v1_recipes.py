@@ -146,6 +146,9 @@ recipe:
   version: ${{ version }}
 build:
   number: 3
+about:
+  license: MIT
+  license_file: LICENSE
 outputs:
   - staging:
       name: stage
@@ -282,6 +285,8 @@ BAD = {
     "package: {name: x, version: '1'}\ntests:\n  - script: {file: gone.sh}\n": "gone.sh",
     "package: {name: x, version: '1'}\ntests:\n  - script: {file: ../out.sh}\n": "outside",
     "package: {name: x, version: '1'}\ntests:\n  - script: {content: '${{ 1 + }}'}\n": "syntax",
+    "package: {name: x, version: '1'}\ntests:\n"
+    "  - script: {content: a, env: {'A; mark': b}}\n": "variable name 'A; mark'",
     "package: {name: x, version: '1'}\nbuild: {skip: ['linux and']}\n": "",
 }
 

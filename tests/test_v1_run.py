@@ -7,10 +7,11 @@ from pathlib import Path
 
 import builder
 import pytest
-from recipe_v1 import build, noarch, write
+from recipe_v1 import ABOUT, build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
 from conftest import LOCAL, Ran, manualbuild, results, run_local, run_pytest
+from pytest_manualbuild.downstream import name_of
 from pytest_manualbuild.environment import index_channel
 
 PASSED, NOT_REACHED = ("passed", "ok"), ("skipped", "not-reached")
@@ -381,6 +382,19 @@ def test_outputs_and_variants_each_get_their_own_tests(tmp_path: Path) -> None:
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
 
 
+def test_variants_that_only_the_package_knows_are_enough(tmp_path: Path) -> None:
+    """They came from a pinning file that is not beside the recipe."""
+    tests = '- if: flavor == "a"\n  then:\n    script:\n      - echo ${{ flavor }}\n'
+    folder = write(tmp_path / "recipe", noarch("p", tests))
+    build(folder, tmp_path / "build_artifacts", variants={"flavor": ["a"]})
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    assert outcomes(tmp_path) == {"install": PASSED, "tests[0].script[0]: echo a": PASSED}
+
+
 def test_the_recipe_is_not_read_with_the_callers_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,18 +405,15 @@ def test_the_recipe_is_not_read_with_the_callers_environment(
     assert ran.status == 0, ran.out
 
 
-def test_a_noarch_python_package_on_containers(
-    tmp_path: Path, engine: None, python_channel: str
-) -> None:
-    """Built with a real Python; each host links it once for each of its environments."""
-    del engine
+def pure(tmp_path: Path, python_channel: str) -> None:
+    """Build a noarch Python package with tests of three kinds."""
     folder = write(
         tmp_path / "recipe",
         'package:\n  name: purev1\n  version: "1.0"\nbuild:\n  noarch: python\n  script:\n'
         "    - mkdir -p $SP_DIR/purev1 $SP_DIR/purev1-1.0.dist-info\n"
         "    - echo 'answer = 42' > $SP_DIR/purev1/__init__.py\n"
         "    - cp $RECIPE_DIR/METADATA $SP_DIR/purev1-1.0.dist-info/\n"
-        "requirements:\n  host: [python]\n  run: [python]\n"
+        f"{ABOUT}requirements:\n  host: [python]\n  run: [python]\n"
         "tests:\n"
         "  - python:\n      imports: [purev1]\n      pip_check: false\n"
         "  - script: [python -c 'import purev1; assert purev1.answer == 42', python answer.py]\n"
@@ -414,6 +425,34 @@ def test_a_noarch_python_package_on_containers(
         },
     )
     build(folder, tmp_path / "build_artifacts", channels=(python_channel,))
+
+
+def proven(tmp_path: Path, hosts: int) -> None:
+    said = results(tmp_path / "manualbuild-report")
+    assert len(said) == hosts * 6
+    assert set(said.values()) == {PASSED}
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    for host in stored["predicate"]["hosts"]:
+        assert len(host["environments"]) == 2
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
+
+
+def test_a_noarch_python_package(tmp_path: Path, python_channel: str) -> None:
+    pure(tmp_path, python_channel)
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert ran.status == 0, ran.out
+    proven(tmp_path, hosts=1)
+
+
+def test_a_noarch_python_package_on_containers(
+    tmp_path: Path, engine: None, shared: Path, python_channel: str
+) -> None:
+    """Needs the portable Python: that of this machine does not run on every system."""
+    del engine, shared
+    pure(tmp_path, python_channel)
     (tmp_path / "hosts.toml").write_text(
         "".join(
             f'[hosts.debian-{n}]\nkind = "docker"\nimage = "manualbuild/debian-{n}:test"\n'
@@ -427,13 +466,7 @@ def test_a_noarch_python_package_on_containers(
     )
 
     assert ran.status == 0, ran.out
-    said = results(tmp_path / "manualbuild-report")
-    assert len(said) == 2 * 6
-    assert set(said.values()) == {PASSED}
-    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
-    for host in stored["predicate"]["hosts"]:
-        assert len(host["environments"]) == 2
-    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
+    proven(tmp_path, hosts=2)
 
 
 def test_each_test_on_a_container_has_an_environment_of_its_own(
@@ -475,3 +508,52 @@ def test_with_xdist_the_same_results_come_out(tmp_path: Path) -> None:
     run_local(tmp_path, "-n", "2")
 
     assert outcomes(tmp_path) == alone
+
+
+def test_files_from_the_sources_are_those_that_the_package_brings(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "recipe",
+        noarch(
+            "p",
+            "- package_contents:\n    files: [share/p/data.txt]\n"
+            "- script: [grep -x source tests/a.in, grep -x reviewed r.txt]\n"
+            "  files:\n    source: [tests/]\n    recipe: [r.txt]\n",
+            extra="source:\n  path: ../sources\n",
+        ),
+        {"../sources/tests/a.in": "source\n", "r.txt": "reviewed\n"},
+    )
+    build(folder, tmp_path / "build_artifacts")
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
+
+
+@pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
+def test_a_package_for_one_system_is_relocated_into_a_long_prefix(
+    tmp_path: Path, extension: str
+) -> None:
+    text = noarch(
+        "p",
+        '- script: [test "$(cat $PREFIX/share/p/where)" = $PREFIX, test $SUBDIR = linux-64,'
+        " test $(printf %s $PREFIX | wc -c) = 255]\n",
+        script="    - echo $PREFIX > $PREFIX/share/p/where\n",
+    ).replace("  noarch: generic\n", "")
+    folder = write(tmp_path / "recipe", text)
+    (path,) = build(folder, tmp_path / "build_artifacts", extension=extension)
+    assert path.parent.name == "linux-64"
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [("Other", "other"), ("other >=2,<3", "other"), ("conda-forge::py_x.y-z=1", "py_x.y-z")],
+)
+def test_the_name_of_a_downstream_package_is_read_from_its_spec(spec: str, name: str) -> None:
+    assert name_of(spec) == name

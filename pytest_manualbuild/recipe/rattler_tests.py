@@ -6,6 +6,7 @@ rendered recipe, and of ``info/tests/tests.yaml`` in the packages it builds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ _BY_EXTENSION = {
     ".ps1": "powershell",
     ".nu": "nushell",
 }
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTENTS = ("include", "bin", "lib", "site_packages", "files")
 
 
@@ -246,27 +248,38 @@ def _script(given: _Test) -> Iterator[TestSection]:
     requires, build_requires = _specs(given, needs.get("run")), _specs(given, needs.get("build"))
     if not any((text, requires, build_requires, named)):
         return  # as in rattler-build: conditions left nothing of it
-    language = _INTERPRETERS.get(interpreter)
-    unrunnable = ""
-    if language is None:
-        unrunnable = f"Scripts for {interpreter} are not run by this version."
-    elif secrets := given.texts_of(described.get("secrets")):
-        unrunnable = f"It asks for secrets ({', '.join(secrets)}), and tests get none."
+    language = _INTERPRETERS.get(interpreter, "")
     whole = "\n".join(text) if language or (len(text) == 1 and "\n" in text[0]) else None
     in_folder = copied or any(from_sources)
     yield TestSection(
         label=given.label,
         commands=() if whole is not None else text,
         script=whole or None,
-        interpreter=language or "",
+        interpreter=language,
         requires=requires,
         build_requires=build_requires,
         files=copied,
         source_files=from_sources,
-        env={str(key): str(value) for key, value in (described.get("env") or {}).items()},
+        env=_env(given, described.get("env") or {}),
         cwd=given.folder if in_folder else str(described.get("cwd") or ""),
-        unrunnable=unrunnable,
+        unrunnable=_unrunnable(given, interpreter, described),
     )
+
+
+def _unrunnable(given: _Test, interpreter: str, described: Mapping[str, Any]) -> str:
+    if interpreter not in _INTERPRETERS:
+        return f"Scripts for {interpreter} are not run by this version."
+    if secrets := given.texts_of(described.get("secrets")):
+        return f"It asks for secrets ({', '.join(secrets)}), and tests get none."
+    return ""
+
+
+def _env(given: _Test, value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise given.wrong("env is no mapping")
+    if odd := [str(name) for name in value if not _NAME.fullmatch(str(name))]:
+        raise given.wrong(f"env: {odd[0]!r} is no name for a variable")
+    return {str(name): str(text) for name, text in value.items()}
 
 
 def _text(
