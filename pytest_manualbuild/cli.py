@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS, Host
+from pytest_manualbuild.verbs import proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
@@ -81,18 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--matrix", metavar="NAME|FILE", help="predict what runs on its hosts")
     audit.set_defaults(verb=_audit)
 
-    verify = verbs.add_parser("verify", help="judge a report: 0 accept, 1 reject, 8 inconclusive")
-    upload = verbs.add_parser("upload", help="publish the packages of a report that is accepted")
-    for judging in (verify, upload):
-        judging.add_argument("evidence", type=Path, metavar="EVIDENCE")
-        judging.add_argument("--artifacts", type=Path, metavar="DIR")
-        judging.add_argument("--policy", type=Path, metavar="FILE")
-    verify.set_defaults(verb=_verify)
-    upload.add_argument("--to", required=True, metavar="anaconda|DIR")
-    upload.add_argument("--user", metavar="OWNER", help="the channel's owner on anaconda.org")
-    upload.add_argument("--label", metavar="LABEL", help="default: the policy's, else manual")
-    upload.add_argument("--dry-run", action="store_true", help="do everything but publish")
-    upload.set_defaults(verb=_upload)
+    proof.add(verbs)
+    publishing.add(verbs)
     return parser
 
 
@@ -225,37 +216,6 @@ def _audit(arguments: argparse.Namespace) -> int:
                 f"{arguments.sarif}: cannot be written: {error.strerror}.", remedy="Check --sarif."
             ) from error
     return status
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, verify  # noqa: PLC0415 # only what the verb needs
-
-    found = verify.verify(
-        arguments.evidence, arguments.artifacts, policy.load(arguments.policy)
-    ).verdict
-    sys.stdout.write(found.text())
-    return found.exit_code
-
-
-def _upload(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, upload  # noqa: PLC0415 # only what the verb needs
-
-    try:
-        receipt = upload.upload(
-            arguments.evidence,
-            artifacts=arguments.artifacts,
-            policy=policy.load(arguments.policy),
-            to=arguments.to,
-            user=arguments.user,
-            label=arguments.label,
-            dry_run=arguments.dry_run,
-        )
-    except upload.UploadRefused as refused:
-        sys.stdout.write(refused.verdict.text())
-        sys.stderr.write("manualbuild: nothing was published.\n")
-        return refused.verdict.exit_code
-    sys.stdout.write(receipt.text())
-    return 0
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class EvidenceError(ManualBuildError):
     """A folder of evidence that cannot be read or written."""
 
 
+class SignatureError(ManualBuildError):
+    """A signature that cannot be made, or that does not hold."""
+
+
 class UploadError(ManualBuildError):
     """A package that was not published, or not as asked."""
 

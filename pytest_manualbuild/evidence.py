@@ -111,9 +111,10 @@ def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = 
                     remedy="Name another folder with --evidence.",
                 )
             # The old verdict goes first: a run that is killed now must not leave it standing.
-            for name in (*_VIEWS, "results.jsonl"):
+            for name in (*_VIEWS, "results.jsonl", "evidence.json.sig"):
                 (folder / name).unlink(missing_ok=True)
-            for name in ("logs", "recipe"):
+            # Waivers stay: they are about a version of a package, not about one run of it.
+            for name in ("logs", "recipe", "approvals", "request"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -162,10 +163,11 @@ def conclude(
                 message=message,
             )
         )
-    return tuple(results), _status(planned, results, pytest_status)
+    return tuple(results), status(planned, results, pytest_status)
 
 
-def _status(planned: Plan, results: Collection[CheckResult], pytest_status: int) -> int:
+def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) -> int:
+    """Return the exit status of a run with these results; pytest's own 2 to 5 stay."""
     if pytest_status not in (0, 1):
         return pytest_status
     asked = [result for result in results if result.cause is not Cause.NOT_SELECTED]
@@ -232,20 +234,21 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
     return evidence
 
 
+def summary(evidence: Evidence) -> str:
+    """Return the run in a word, as in-toto's test-result predicate has it, or INCOMPLETE."""
+    outcomes = {result.outcome for result in evidence.results}
+    if not evidence.complete or not outcomes or outcomes - {Outcome.PASSED, Outcome.FAILED}:
+        return "INCOMPLETE"
+    return "FAILED" if Outcome.FAILED in outcomes else "PASSED"
+
+
 def _statement(evidence: Evidence) -> dict[str, Any]:
     predicate = msgspec.to_builtins(evidence)
     for result in predicate["results"]:
         # What a test wrote is in the logs and the JUnit report, which are named by hash.
         del result["stdout"], result["stderr"]
         result["duration_ms"] = round(result.pop("duration_s") * 1000)
-    outcomes = {result.outcome for result in evidence.results}
-    predicate["result"] = (
-        "INCOMPLETE"
-        if not evidence.complete or not outcomes or outcomes - {Outcome.PASSED, Outcome.FAILED}
-        else "FAILED"
-        if Outcome.FAILED in outcomes
-        else "PASSED"
-    )
+    predicate["result"] = summary(evidence)
     return {
         "_type": STATEMENT,
         "subject": [
@@ -270,17 +273,26 @@ class Stored:
 def read(folder: Path) -> Stored:
     """Read ``evidence.json`` strictly; EvidenceError for anything that is not as we write it."""
     path = folder / "evidence.json"
+    return parse(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of an ``evidence.json``; EvidenceError if there is none, or too large."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise EvidenceError(f"{path}: it is too large.", remedy="Run the tests again.")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise EvidenceError(
             f"{path}: there is no evidence to read ({error.strerror}).",
             remedy="Give the folder of a run that came to its end.",
         ) from error
+
+
+def parse(data: bytes, path: Path) -> Stored:
+    """Return what the bytes of ``path`` say; EvidenceError if they are not as we write them."""
     try:
-        statement = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        statement = strict_json(data)
         if statement["_type"] != STATEMENT or statement["predicateType"] != PREDICATE:
             raise ValueError("it is another kind of statement")
         predicate = statement["predicate"]
@@ -302,6 +314,14 @@ def read(folder: Path) -> Stored:
             f"{path}: not evidence as this tool writes it ({reason}).",
             remedy="Run the tests again.",
         ) from error
+
+
+def strict_json(data: bytes) -> Any:  # noqa: ANN401 # JSON's values
+    """Read JSON without the liberties of the usual readers: no doubled key, no NaN.
+
+    Raises ValueError, or RecursionError for what is nested too deeply.
+    """
+    return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,61 +6,39 @@ it goes on after the first reason, so that one reading tells all.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import date, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
 
+from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
+from pytest_manualbuild import outcomes
+from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
+from pytest_manualbuild import policy as policies
 from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.model import Artifact, Cause, Check, CheckKind, Outcome, TestSection
+from pytest_manualbuild.model import (
+    Artifact,
+    Cause,
+    Check,
+    CheckKind,
+    Finding,
+    Severity,
+    TestSection,
+)
+from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
+from pytest_manualbuild.verdict import Decision, Reason, Verdict, note
+from pytest_manualbuild.verdict import reject as _reject
+from pytest_manualbuild.verdict import unsure as _unsure
 
 CLOCK_SKEW = timedelta(minutes=10)
-
-
-class Decision(StrEnum):
-    """What the gate says."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    INCONCLUSIVE = "inconclusive"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """One reason why packages may not go out, in a sentence."""
-
-    decision: Decision
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The gate's decision and every reason for it."""
-
-    decision: Decision
-    reasons: tuple[Reason, ...]
-    packages: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 accept, 1 reject, 8 inconclusive."""
-        return {Decision.ACCEPT: 0, Decision.REJECT: 1, Decision.INCONCLUSIVE: 8}[self.decision]
-
-    def text(self) -> str:
-        """Return the verdict in lines for people."""
-        lines = [f"{self.decision.upper()}: {', '.join(self.packages) or 'no package'}"]
-        lines += [f"  - {reason.text}" for reason in self.reasons]
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +59,21 @@ class Found:
     """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
     reviewed: tuple[TestSection, ...] | None = None
     """The tests of the recipe that is kept with the evidence."""
+    findings: tuple[Finding, ...] = ()
+    """What the audit finds in the file now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, and what lies in its folder now."""
+
+    stored: Stored
+    junit: tuple[JunitCase, ...] | None
+    """None: the report cannot be read."""
+    junit_sha256: str
+    matrix_text: str
+    recipe_sha256: str
+    logs: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,34 +81,24 @@ class Case:
     """Everything that the gate looks at."""
 
     stored: Stored
+    """What the runs say together."""
+    runs: tuple[Run, ...]
     packages: tuple[Found, ...]
-    junit: tuple[JunitCase, ...] | None
-    """None: the report cannot be read."""
-    junit_sha256: str
-    matrix_text: str
-    recipe_sha256: str
-    logs: dict[str, str]
+    people: People
     policy: Policy
     now: datetime
+    published: bool = False
+    """The packages are out already: a report of them does not get too old."""
 
 
 def judge(case: Case) -> Verdict:
     """Judge evidence; every rule runs, and every reason is in the verdict."""
-    reasons = [
-        reason
-        for rule in (
-            _whole,
-            _identity,
-            _packages,
-            _tests,
-            _shipped,
-            _results,
-            _junit,
-            _age,
-            _policy,
-        )
+    found = [
+        reason if reason.help or reason.decision is Decision.ACCEPT else replace(reason, help=help_)
+        for rule, help_ in _RULES
         for reason in rule(case)
     ]
+    reasons = [reason for reason in found if reason.decision is not Decision.ACCEPT]
     decisions = {reason.decision for reason in reasons}
     decision = (
         Decision.REJECT
@@ -124,16 +107,17 @@ def judge(case: Case) -> Verdict:
         if decisions
         else Decision.ACCEPT
     )
-    keys = tuple(found.key for found in case.packages)
-    return Verdict(decision=decision, reasons=tuple(dict.fromkeys(reasons)), packages=keys)
-
-
-def _reject(text: str) -> Reason:
-    return Reason(decision=Decision.REJECT, text=text)
-
-
-def _unsure(text: str) -> Reason:
-    return Reason(decision=Decision.INCONCLUSIVE, text=text)
+    names = {planned.artifact.name for planned in case.stored.evidence.plan.packages}
+    return Verdict(
+        decision=decision,
+        reasons=tuple(dict.fromkeys(reasons)),
+        notes=tuple(dict.fromkeys(one.text for one in found if one.decision is Decision.ACCEPT)),
+        packages=tuple(
+            (one.key, one.artifact.sha256 if one.artifact else "") for one in case.packages
+        ),
+        evidence_sha256=case.people.evidence_sha256,
+        policy_sha256=policies.digest(case.policy, names),
+    )
 
 
 def _whole(case: Case) -> Iterator[Reason]:
@@ -145,29 +129,43 @@ def _whole(case: Case) -> Iterator[Reason]:
         yield _reject("The run did not come to its end.")
     if not evidence.plan.packages:
         yield _unsure("The evidence names no package.")
+    for run in case.runs:
+        yield from _consistent(run.stored)
     if any(result.cause is Cause.NOT_SELECTED for result in evidence.results) and (
         not evidence.narrowed
     ):
         yield _reject("Checks were left out of the run, and the evidence does not say so.")
 
 
-def _identity(case: Case) -> Iterator[Reason]:
+def _consistent(stored: Stored) -> Iterator[Reason]:
+    evidence = stored.evidence
+    if stored.result != evidences.summary(evidence):
+        yield _reject(f"The evidence calls its result {stored.result}, and it is another.")
+    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
+    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
+    if evidence.exit_status not in fitting:
+        yield _reject(
+            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
+        )
+
+
+def _identity(run: Run) -> Iterator[Reason]:
     """The parts belong together: plan, matrix, recipe, logs."""
-    evidence = case.stored.evidence
+    evidence = run.stored.evidence
     if planning.digest(evidence.plan) != evidence.plan_sha256:
         yield _reject("The plan in the evidence is not the one that its digest names.")
     try:
-        hosts = matrices.parse(case.matrix_text, "matrix.toml")
+        hosts = matrices.parse(run.matrix_text, "matrix.toml")
     except ManualBuildError as error:
         yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
     else:
         planned = evidence.plan.matrix
         if (hosts.sha256, hosts.hosts) != (planned.sha256, planned.hosts):
             yield _reject("The matrix kept with the evidence is not the one that was run.")
-    if case.recipe_sha256 != evidence.plan.recipe_sha256:
+    if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
-    for name in sorted(evidence.logs.keys() | case.logs.keys()):
-        if evidence.logs.get(name) != case.logs.get(name):
+    for name in sorted(evidence.logs.keys() | run.logs.keys()):
+        if evidence.logs.get(name) != run.logs.get(name):
             yield _reject(f"The log {name} is not the one that the run wrote.")
 
 
@@ -297,7 +295,8 @@ def _results(case: Case) -> Iterator[Reason]:
             )
     for host, package, check in counted.keys() - set(wanted):
         yield _reject(f"{package}: {check} on {host}: a result that nobody planned.")
-    yield from _outcomes(evidence)
+    yield from outcomes.outcomes(case.stored, case.people, case.policy, case.now)
+    yield from outcomes.hosts(evidence)
     for artifact in artifacts:
         judged = [h for h in plan.matrix.hosts if h.required and not h.standin]
         if not any(artifact.subdir in (host.subdir, "noarch") for host in judged):
@@ -305,60 +304,34 @@ def _results(case: Case) -> Iterator[Reason]:
                 f"{artifact.key}: the matrix {plan.matrix.name!r} requires no host for"
                 f" {artifact.subdir}; run with a --matrix that does."
             )
-    said = {r.outcome for r in evidence.results}
-    status = evidence.exit_status
-    if (status == 0 and said & {Outcome.FAILED, Outcome.ERROR}) or status not in (0, 1, 8, 16):
-        yield _reject(f"The exit status of the run ({status}) does not fit its results.")
 
 
-def _outcomes(evidence: Evidence) -> Iterator[Reason]:
-    hosts = {host.name: host for host in evidence.plan.matrix.hosts}
-    lost: set[tuple[str, str]] = set()
-    for result in evidence.results:
-        host = hosts.get(result.host)
-        if host is None or result.outcome is Outcome.PASSED:
-            if result.cause is not Cause.OK and result.outcome is Outcome.PASSED:
-                yield _reject(f"{result.check} on {result.host}: passed, and yet {result.cause}.")
-            continue
-        where = f"{result.package}: {result.check} on {result.host}"
-        if result.outcome is Outcome.FAILED:
-            yield _reject(f"{where} failed ({result.cause}). {result.message}".rstrip())
-        elif not host.required or host.standin:
-            continue
-        elif result.outcome is Outcome.ERROR:
-            # One host that broke is one reason, not one for each of its checks.
-            if (result.host, result.message) not in lost:
-                lost.add((result.host, result.message))
-                yield _unsure(f"{where}: could not be found out. {result.message}".rstrip())
-        elif result.cause is not Cause.NOT_SELECTED:
-            yield _unsure(
-                f"{where} was skipped ({result.cause}), and a skip never satisfies a required"
-                f" host. {result.message}".rstrip()
-            )
-
-
-def _junit(case: Case) -> Iterator[Reason]:
+def _junit(run: Run) -> Iterator[Reason]:
     """The JUnit report says the same."""
-    evidence = case.stored.evidence
-    if case.junit_sha256 != evidence.junit_sha256:
+    evidence = run.stored.evidence
+    if run.junit_sha256 != evidence.junit_sha256:
         yield _reject("junit.xml is not the report that the evidence names.")
-    if case.junit is None:
+    if run.junit is None:
         yield _reject("junit.xml cannot be read.")
         return
     hashes = {p.artifact.key: p.artifact.sha256 for p in evidence.plan.packages}
     ours = Counter((r.host, r.package, r.check, r.outcome) for r in evidence.results)
-    theirs = Counter((c.host, c.artifact, c.check, c.outcome) for c in case.junit)
+    theirs = Counter((c.host, c.artifact, c.check, c.outcome) for c in run.junit)
     for host, package, check, outcome in sorted((theirs - ours).keys() | (ours - theirs).keys()):
         yield _reject(
             f"junit.xml and the evidence differ: {package}: {check} on {host}: {outcome}."
         )
-    if any(hashes.get(c.artifact) != c.sha256 for c in case.junit):
+    if any(hashes.get(c.artifact) != c.sha256 for c in run.junit):
         yield _reject("junit.xml is about other bytes.")
 
 
 def _age(case: Case) -> Iterator[Reason]:
-    """The run is not from the future, and not too old."""
-    evidence = case.stored.evidence
+    """No run is from the future, and none too old."""
+    for run in case.runs:
+        yield from _times(case, run.stored.evidence)
+
+
+def _times(case: Case, evidence: Evidence) -> Iterator[Reason]:
     try:
         started = datetime.fromisoformat(evidence.started)
         finished = datetime.fromisoformat(evidence.finished)
@@ -367,40 +340,59 @@ def _age(case: Case) -> Iterator[Reason]:
         if finished > case.now + CLOCK_SKEW:
             yield _reject(f"The run is from the future ({evidence.finished}).")
         days = case.policy.gate.max_age_days
-        if days is not None and case.now - finished > timedelta(days=days):
+        if days is not None and not case.published and case.now - finished > timedelta(days=days):
             yield _reject(f"The run is older than the policy's {days} days ({evidence.finished}).")
     except (ValueError, TypeError):
         yield _reject("The times of the run are not valid.")
 
 
 def _policy(case: Case) -> Iterator[Reason]:
-    """Whatever else the policy demands; what this version cannot check is refused."""
+    """The matrix is the policy's, and the packages are enabled."""
     policy, plan = case.policy, case.stored.evidence.plan
     if policy.matrix is not None and policy.matrix.sha256 != plan.matrix.sha256:
         yield _reject(
             f"The policy wants the matrix {policy.matrix.name!r}, and another one was run."
         )
-    if policy.gate.approvals or policy.signers.allowed_signers:
-        yield _unsure("The policy wants signatures, which this version cannot check.")
-    if policy.enabled:
-        for planned in plan.packages:
-            yield from _enabled(planned.artifact, policy, case.now.date())
+    yield from persons.enabled(case.people, policy, plan, case.now.date())
 
 
-def _enabled(artifact: Artifact, policy: Policy, today: date) -> Iterator[Reason]:
-    rows = [row for row in policy.enabled if row.package == artifact.name]
-    if not rows:
-        yield _reject(f"{artifact.key}: the policy does not enable {artifact.name}.")
-    elif not any(row.until is None or _not_passed(row.until, today) for row in rows):
-        yield _reject(f"{artifact.key}: the policy enabled {artifact.name} until {rows[-1].until}.")
-    if any(row.builders for row in rows):
-        yield _unsure(f"{artifact.key}: the policy names builders; this version knows none.")
+def _people(case: Case) -> Iterator[Reason]:
+    """The runner signed, and enough others approved."""
+    yield from persons.runner(case.people, case.policy)
+    yield from persons.approvals(case.people, case.policy, case.stored)
 
 
-def _not_passed(until: str, today: date) -> bool:
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", until):
-        return False
-    try:
-        return date.fromisoformat(until) >= today
-    except ValueError:
-        return False
+def _audit(case: Case) -> Iterator[Reason]:
+    """The packages hold nothing that must not go out."""
+    for found in case.packages:
+        if found.artifact is None:
+            continue
+        for raw in found.findings:
+            finding = policies.weigh(case.policy, found.artifact.name, raw, case.now.date())
+            where = f"{found.key}: {finding.code}: " + f"{finding.file}: " * bool(finding.file)
+            if finding.severity is Severity.ERROR:
+                yield _reject(where + finding.message, help=finding.remedy)
+            else:
+                yield note(f"{finding.severity}: {where}{finding.message}")
+
+
+def _each(rule: Callable[[Run], Iterator[Reason]]) -> Callable[[Case], Iterator[Reason]]:
+    """Make a rule about one run a rule about every run."""
+    return lambda case: (reason for run in case.runs for reason in rule(run))
+
+
+_RUN = "Run all of it again, and change nothing in the folder: pytest --recipe ... --matrix ..."
+_BUILD = "Build it again from the recipe that was reviewed, then run its tests."
+_RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
+    (_whole, _RUN),
+    (_each(_identity), _RUN),
+    (_packages, "Give the files that were tested with --artifacts, or run the tests of these."),
+    (_tests, _BUILD),
+    (_shipped, _BUILD),
+    (_results, _RUN),
+    (_each(_junit), _RUN),
+    (_age, _RUN),
+    (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
+    (_people, persons.SIGN),
+    (_audit, "Build it again."),
+)

@@ -1,28 +1,56 @@
-"""Reads ``policy.toml``: what the gate demands, kept where others review it."""
+"""Reads ``policy.toml``: what the gate demands, kept where others review it.
+
+Paths in it are relative to the file. What is unknown, or could never be met, is an error.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import tomllib
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import date
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
-from pytest_manualbuild import matrix
+from pytest_manualbuild import matrix, signatures
+from pytest_manualbuild.audit.codes import CODES
 from pytest_manualbuild.errors import PolicyError
-from pytest_manualbuild.model import Matrix
+from pytest_manualbuild.model import Finding, Matrix, Severity
+from pytest_manualbuild.signatures import AllowedSigners, Role
 
 DEFAULT_LABEL = "manual"
+_LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """Where packages may go."""
 
-    kind: str | None = None
+    kind: Literal["anaconda", "directory"] | None = None
     owner: str | None = None
     label: str | None = None
+    staging: str | bool = True
+    """The label under which a file is looked at before it gets ``label``; true: ``LABEL-staging``,
+    false: none, files go directly to ``label``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """A finding of the audit that does not hinder."""
+
+    code: str
+    path: str
+    """The file in the package, or a pattern such as ``share/doc/*``; empty: the package itself."""
+    package: str
+    reason: str
+    until: date | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +61,9 @@ class Gate:
     """A matrix's name, or its file relative to the policy's."""
     approvals: int = 0
     max_age_days: int | None = None
+    severities: dict[str, Severity] = field(default_factory=dict)
+    """Of findings of the audit, by code, in place of the audit's own."""
+    accepted: tuple[Accepted, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +71,8 @@ class Signers:
     """Whose signatures count."""
 
     allowed_signers: str | None = None
+    revoked: str | None = None
+    """Keys that count no more: a list of public keys or a KRL of ``ssh-keygen -k``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +82,7 @@ class Enabled:
     package: str
     pr: str | int | None = None
     by: str | None = None
-    until: str | None = None
+    until: date | None = None
     builders: tuple[str, ...] = ()
 
 
@@ -63,14 +96,26 @@ class Policy:
     enabled: tuple[Enabled, ...] = ()
     matrix: Matrix | None = None
     """The matrix that ``gate.matrix`` names."""
+    allowed: AllowedSigners | None = None
+    """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
+
+    def label(self) -> str:
+        """Return the label that packages get."""
+        return self.target.label or DEFAULT_LABEL
+
+    def rows(self, package: str) -> list[Enabled]:
+        """Return the tables that enable a package."""
+        return [row for row in self.enabled if row.package == package]
 
 
-_TABLES = {
+_TABLES: dict[str, tuple[str, ...]] = {
     "target": tuple(Target.__dataclass_fields__),
     "gate": tuple(Gate.__dataclass_fields__),
     "signers": tuple(Signers.__dataclass_fields__),
     "enabled": tuple(Enabled.__dataclass_fields__),
+    "gate.accepted": tuple(Accepted.__dataclass_fields__),
 }
+_LISTS = ("enabled", "gate.accepted")
 
 
 def load(path: Path | None) -> Policy:
@@ -83,47 +128,201 @@ def load(path: Path | None) -> Policy:
         raise PolicyError(
             f"{path}: the policy cannot be read: {error.strerror}.", remedy="Check --policy."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PolicyError(f"{path}: not valid TOML: {error}.", remedy="Correct it.") from error
     for name, table in tables.items():
+        if "." in name or name not in _TABLES:
+            known = ", ".join(name for name in _TABLES if "." not in name)
+            raise PolicyError(f"{path}: unknown key {name}.", remedy=f"Known keys: {known}.")
         _check_keys(path, name, table)
     try:
-        policy = msgspec.convert(_plain(tables), type=Policy)
-    except msgspec.ValidationError as error:
+        policy = msgspec.convert(tables, type=Policy)
+    except (msgspec.ValidationError, RecursionError) as error:
         raise PolicyError(f"{path}: {error}.", remedy="Correct that value.") from error
-    if policy.gate.approvals < 0 or (policy.gate.max_age_days or 1) < 1:
-        raise PolicyError(f"{path}: gate: numbers must not be negative.", remedy="Correct them.")
-    if policy.gate.matrix is None:
-        return policy
-    named = path.parent / policy.gate.matrix
-    wanted = str(named) if named.is_file() else policy.gate.matrix
-    return replace(policy, matrix=matrix.load(wanted))
+    policy = replace(policy, matrix=_matrix(path, policy), allowed=_allowed(path, policy))
+    for problem in _problems(policy):
+        raise PolicyError(f"{path}: {problem}.", remedy="Correct that value.")
+    return policy
 
 
 def _check_keys(path: Path, name: str, table: object) -> None:
-    if name not in _TABLES:
-        raise PolicyError(
-            f"{path}: unknown key {name}.", remedy=f"Known keys: {', '.join(_TABLES)}."
-        )
     rows = table if isinstance(table, list) else [table]
-    if isinstance(table, list) != (name == "enabled"):
-        form = f"[[{name}]]" if name == "enabled" else f"[{name}]"
+    if isinstance(table, list) != (name in _LISTS):
+        form = f"[[{name}]]" if name in _LISTS else f"[{name}]"
         raise PolicyError(f"{path}: {name} has another form.", remedy=f"Write it as {form}.")
     for row in rows:
         if not isinstance(row, dict):
             raise PolicyError(f"{path}: {name} must be a table.", remedy="Correct it.")
-        for key in row:
+        for key, value in row.items():
             if key not in _TABLES[name]:
                 raise PolicyError(
                     f"{path}: unknown key {name}.{key}.",
                     remedy=f"Known keys: {', '.join(_TABLES[name])}.",
                 )
+            if f"{name}.{key}" in _TABLES:
+                _check_keys(path, f"{name}.{key}", value)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 # TOML's values
-    """Write dates as text, as the values of a policy hold them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value
+def _matrix(path: Path, policy: Policy) -> Matrix | None:
+    if policy.gate.matrix is None:
+        return None
+    named = policy.gate.matrix
+    if "/" in named or Path(named).suffix:
+        return matrix.load(str(path.parent / named))
+    # Never a file of that name in the current folder, which `matrix.load` would prefer.
+    return matrix.load(str(matrix.shipped_folder() / f"{named}.toml"))
+
+
+def _allowed(path: Path, policy: Policy) -> AllowedSigners | None:
+    if policy.signers.allowed_signers is None:
+        return None
+    revoked = policy.signers.revoked
+    return signatures.load(
+        path.parent / policy.signers.allowed_signers,
+        path.parent / revoked if revoked is not None else None,
+    )
+
+
+def _problems(policy: Policy) -> Iterator[str]:
+    target, gate = policy.target, policy.gate
+    if target.owner is not None and not _OWNER.fullmatch(target.owner):
+        yield f"target.owner: {target.owner!r} is not the name of a channel's owner"
+    for key, label in (("label", target.label), ("staging", target.staging)):
+        if isinstance(label, str) and not is_label(label):
+            yield f"target.{key}: {label!r} is not a label"
+    if target.staging in (policy.label(), "main"):
+        yield "target.staging: it must be neither the label itself nor main"
+    if gate.approvals < 0 or (gate.max_age_days is not None and gate.max_age_days < 1):
+        yield "gate: numbers must not be negative"
+    yield from _problems_of_findings(gate)
+    yield from _problems_of_people(policy)
+    for row in policy.enabled:
+        if not row.package.strip():
+            yield "enabled.package: it names no package"
+
+
+def _problems_of_findings(gate: Gate) -> Iterator[str]:
+    named = [(code, "gate.severities") for code in gate.severities]
+    named += [(one.code, "gate.accepted") for one in gate.accepted]
+    for code, where in named:
+        if code not in CODES:
+            yield f"{where}: the audit has no code {code!r}"
+        if code.startswith("archive-"):
+            yield f"{where}: {code} is about what is unsafe to unpack, and stands"
+    for one in gate.accepted:
+        if not one.reason.strip():
+            yield f"gate.accepted: {one.code} wants a reason"
+        if not one.path.strip("*/?") and one.path:
+            yield f"gate.accepted: {one.code}: the path {one.path!r} is too wide"
+
+
+def _problems_of_people(policy: Policy) -> Iterator[str]:
+    gate, allowed = policy.gate, policy.allowed
+    builders = {builder for row in policy.enabled for builder in row.builders}
+    if allowed is None:
+        if gate.approvals or builders or policy.signers.revoked:
+            yield "approvals, builders and revoked keys want signers.allowed_signers"
+        return
+    may = {one.principal for one in allowed.signers if allowed.may(one.principal, Role.APPROVE)}
+    if len(may) < gate.approvals:
+        yield f"gate.approvals: {gate.approvals} are wanted, and {len(may)} may approve"
+    for builder in sorted(builders):
+        if not allowed.may(builder, Role.REPORT):
+            yield f"enabled.builders: {builder!r} may not sign reports ({Role.REPORT.namespace})"
+
+
+def is_label(text: str) -> bool:
+    """Say whether a text can be a label (CEP 26)."""
+    return _LABEL.fullmatch(text) is not None and text != "nolabel"
+
+
+def weigh(policy: Policy, package: str, finding: Finding, today: date) -> Finding:
+    """Return a finding with the severity that it has under the policy: accepted ones are notes."""
+    severity = policy.gate.severities.get(finding.code, finding.severity)
+    for one in policy.gate.accepted:
+        if (
+            (one.package, one.code) == (package, finding.code)
+            and fnmatchcase(finding.file, one.path)
+            and (one.until is None or one.until >= today)
+        ):
+            said = f"{finding.message} The policy accepts it: {one.reason}"
+            return replace(finding, severity=Severity.NOTE, message=said)
+    return replace(finding, severity=severity)
+
+
+def digest(policy: Policy, packages: Collection[str]) -> str:
+    """Return the sha256 of what the policy demands of packages with these names.
+
+    That is what people approve under: target, gate, matrix, and the tables of these packages.
+    Who may sign is left out, so that a new signer does not undo what was approved.
+    """
+    value = msgspec.to_builtins(
+        (policy.target, policy.gate, [row for row in policy.enabled if row.package in packages])
+    )
+    text = json.dumps([value, policy.matrix.sha256 if policy.matrix else None], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def explain(policy: Policy) -> list[str]:
+    """Return what the policy demands, in sentences."""
+    return [*_explain_target(policy.target, policy.label()), *_explain_gate(policy),
+            *_explain_people(policy), *_explain_enabled(policy)]  # fmt: skip
+
+
+def _explain_target(target: Target, label: str) -> Iterator[str]:
+    where = {"anaconda": "anaconda.org", "directory": "a channel folder", None: "any target"}
+    owner = f", owner {target.owner}" if target.owner else ""
+    only = "only" if target.label else "by default"
+    yield f"Packages go to {where[target.kind]}{owner}, label {label} ({only})."
+    if target.staging is False:
+        yield "They get that label directly."
+    else:
+        staging = target.staging if isinstance(target.staging, str) else f"{label}-staging"
+        yield f"Before that, they are read back under the label {staging}."
+
+
+def _explain_gate(policy: Policy) -> Iterator[str]:
+    gate = policy.gate
+    if policy.matrix is None:
+        yield "Any matrix will do that requires a host for each package."
+    else:
+        required = [h.name for h in policy.matrix.hosts if h.required and not h.standin]
+        yield f"The matrix is {policy.matrix.name}; it requires {', '.join(required) or 'no host'}."
+    if gate.max_age_days is not None:
+        yield f"A report counts for {gate.max_age_days} days."
+    for code, severity in sorted(gate.severities.items()):
+        yield f"The finding {code} counts as {severity}."
+    for one in gate.accepted:
+        until = f" until {one.until}" if one.until else ""
+        where = one.path or "as a whole"
+        yield f"In {one.package}, {one.code} is accepted for {where}{until}: {one.reason}"
+
+
+def _explain_people(policy: Policy) -> Iterator[str]:
+    if policy.allowed is None:
+        yield "Nobody needs to sign: whoever can write the report can write a lie."
+        return
+    yield "The report is signed by the one who built the packages and ran the tests."
+    yield f"Approvals of other people that are needed: {policy.gate.approvals}."
+    for role, what in (
+        (Role.REPORT, "sign reports"),
+        (Role.APPROVE, "approve"),
+        (Role.WAIVER, "waive checks"),
+    ):
+        names = dict.fromkeys(one.principal for one in policy.allowed.signers)
+        who = [name for name in names if policy.allowed.may(name, role)]
+        yield f"These may {what}: {', '.join(who) or 'nobody'}."
+    if policy.allowed.revoked:
+        yield "Revoked keys are refused."
+
+
+def _explain_enabled(policy: Policy) -> Iterator[str]:
+    if not policy.enabled:
+        yield "Any package may be built by hand."
+    for row in policy.enabled:
+        words = [f"{row.package} may be built by hand"]
+        words += [f"by {', '.join(row.builders)}"] * bool(row.builders)
+        words += [f"until {row.until}"] * (row.until is not None)
+        words += [f"for {row.pr}"] * (row.pr is not None)
+        words += [f"as {row.by} decided"] * bool(row.by)
+        yield " ".join(words) + "."

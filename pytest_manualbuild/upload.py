@@ -1,26 +1,23 @@
-"""Publishes what the gate accepts: judge, copy, look, publish, look again, receipt."""
+"""Publishes what the gate accepts: copy, judge, look, send, read back, make public, receipt."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from pytest_manualbuild import verify
+from pytest_manualbuild import __version__, verify
 from pytest_manualbuild.errors import UploadError
-from pytest_manualbuild.gate import Decision, Verdict
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.policy import DEFAULT_LABEL, Policy
+from pytest_manualbuild.policy import Policy, is_label
 from pytest_manualbuild.targets import open_target
-from pytest_manualbuild.targets.base import UploadTarget
-
-_LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
+from pytest_manualbuild.targets.base import Standing, UploadTarget
+from pytest_manualbuild.verdict import Decision, Verdict
 
 
 class UploadRefused(UploadError):
@@ -37,19 +34,24 @@ class Published:
 
     package: str
     sha256: str
+    size: int
     done: str
     """``published``, ``already there`` or ``would be published``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What was published where, by whom, on which evidence."""
+    """What was published where, by whom, on which evidence, under which policy."""
 
     where: str
     login: str
     time: str
     evidence_sha256: str
+    policy_sha256: str
     packages: tuple[Published, ...]
+    notes: tuple[str, ...]
+    """What the gate accepted and noted: who signed and approved, what was waived."""
+    tool: str = f"pytest-manualbuild {__version__}"
 
     def text(self) -> str:
         """Return the receipt in lines for people."""
@@ -71,23 +73,34 @@ def upload(
 
     Raises UploadRefused with the gate's verdict, UploadError, or EvidenceError.
     """
-    label = _label(label or policy.target.label or DEFAULT_LABEL, policy)
+    label = _label(label or policy.label(), policy)
     _agree("--user", user, policy.target.owner)
     kind = "anaconda" if to == "anaconda" else "directory"
     _agree("--to", kind, policy.target.kind)
-    verified = verify.verify(folder, artifacts, policy)
-    if verified.verdict.decision is not Decision.ACCEPT:
-        raise UploadRefused(verified.verdict)
-    evidence_sha256 = hashlib.sha256((folder / "evidence.json").read_bytes()).hexdigest()
-    target = open_target(to, user=user or policy.target.owner, label=label)
-    with _private_copies(list(verified.files.values())) as copies:
-        done = publish(target, copies, dry_run=dry_run)
+    staging = policy.target.staging
+    with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
+        # Judged, hashed and sent are the same private copies: nobody can change them in between.
+        copies = Path(scratch)
+        verify.copy_packages(folder, artifacts, copies)
+        verified = verify.verify(folder, copies, policy)
+        if verified.verdict.decision is not Decision.ACCEPT:
+            raise UploadRefused(verified.verdict)
+        target = open_target(
+            to,
+            user=user or policy.target.owner,
+            label=label,
+            staging=f"{label}-staging" if staging is True else staging or None,
+        )
+        login = "" if dry_run else target.login()
+        done = publish(target, list(verified.files.values()), dry_run=dry_run)
     receipt = Receipt(
         where=target.where,
-        login="" if dry_run else target.login(),
+        login=login,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        evidence_sha256=evidence_sha256,
+        evidence_sha256=verified.verdict.evidence_sha256,
+        policy_sha256=verified.verdict.policy_sha256,
         packages=tuple(done),
+        notes=verified.verdict.notes,
     )
     if not dry_run:
         fresh = folder / ".receipt.json.new"
@@ -97,40 +110,89 @@ def upload(
 
 
 def publish(
-    target: UploadTarget, copies: list[tuple[Artifact, Path]], *, dry_run: bool
+    target: UploadTarget, artifacts: Sequence[Artifact], *, dry_run: bool
 ) -> list[Published]:
-    """Publish packages from private copies; every one is looked up before the first is sent."""
-    wanted = []
-    for artifact, path in copies:
-        present = target.look(artifact)
-        if present is not None and not target.fits(present, artifact):
-            labels = f", labels {', '.join(present.labels)}" if present.labels else ""
-            raise UploadError(
-                f"{artifact.key} is in {target.where} already with sha256 {present.sha256}{labels};"
-                f" proven is {artifact.sha256}.",
-                remedy="Nothing was published. Build it under another build number.",
-            )
-        wanted.append((artifact, path, present is not None))
-    done = []
-    for artifact, path, there in wanted:
-        if not there and not dry_run:
-            with path.open("rb") as file:
-                target.publish(artifact, file)
-            present = target.look(artifact)
-            if present is None or not target.fits(present, artifact):
-                raise UploadError(
-                    f"{artifact.key}: {target.where} does not have what was sent, but {present}.",
-                    remedy="Remove it there by hand, and find out why.",
-                )
-        said = "already there" if there else "would be published" if dry_run else "published"
-        done.append(Published(package=artifact.key, sha256=artifact.sha256, done=said))
+    """Publish packages, or go on where an earlier upload of them ended.
+
+    Every one is looked up before the first is sent, and read back before any gets public.
+    """
+    before = [_standing(target, artifact) for artifact in artifacts]
     if not dry_run:
+        for artifact, standing in zip(artifacts, before, strict=True):
+            if standing is Standing.ABSENT:
+                _send(target, artifact)
+            _read_back(target, artifact)
+        for artifact in artifacts:
+            if _standing(target, artifact) is Standing.STAGED:
+                _settled(target, artifact, partial(target.promote, artifact), {Standing.PUBLIC})
         target.finish()
-    return done
+    words = {Standing.PUBLIC: "already there"}
+    return [
+        Published(
+            package=artifact.key,
+            sha256=artifact.sha256,
+            size=artifact.size,
+            done=words.get(standing, "would be published" if dry_run else "published"),
+        )
+        for artifact, standing in zip(artifacts, before, strict=True)
+    ]
+
+
+def _standing(target: UploadTarget, artifact: Artifact) -> Standing:
+    """Return how a package stands; something else under its name is a hard stop."""
+    present = target.look(artifact)
+    standing = target.standing(present, artifact)
+    if present is not None and standing is Standing.OTHER:
+        raise UploadError(
+            f"{artifact.key} is in {target.where} already with {present.text()}; proven is"
+            f" {artifact.sha256}.",
+            remedy="It was not touched. Find out whose it is, and build under another number.",
+        )
+    return standing
+
+
+def _send(target: UploadTarget, artifact: Artifact) -> None:
+    with Path(artifact.path).open("rb") as file:
+        wanted = {Standing.STAGED, Standing.PUBLIC}
+        _settled(target, artifact, partial(target.send, artifact, file), wanted)
+
+
+def _settled(
+    target: UploadTarget, artifact: Artifact, step: Callable[[], None], wanted: Collection[Standing]
+) -> None:
+    """Do a step; whether it was done is said by the target, and not by the step's answer."""
+    failure: UploadError | None = None
+    try:
+        step()
+    except UploadError as error:
+        failure = error
+    try:
+        standing = _standing(target, artifact)
+    except UploadError as error:
+        raise failure or error from error
+    if standing not in wanted:
+        raise failure or UploadError(
+            f"{artifact.key}: in {target.where} it is {standing}, after all was done.",
+            remedy="Run it again; it goes on where it ended.",
+        )
+
+
+def _read_back(target: UploadTarget, artifact: Artifact) -> None:
+    """Download a package and compare its bytes."""
+    digest, size = hashlib.sha256(), 0
+    for piece in target.fetch(artifact):
+        digest.update(piece)
+        size += len(piece)
+    if (digest.hexdigest(), size) != (artifact.sha256, artifact.size):
+        raise UploadError(
+            f"{artifact.key}: {target.where} hands out other bytes ({size} of them, sha256"
+            f" {digest.hexdigest()}) than were sent.",
+            remedy="Do not use that file; remove it there by hand, and find out why.",
+        )
 
 
 def _label(label: str, policy: Policy) -> str:
-    if not _LABEL.fullmatch(label) or label == "nolabel":
+    if not is_label(label):
         raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
     if label == "main" and policy.target.label != "main":
         raise UploadError(
@@ -146,24 +208,3 @@ def _agree(option: str, given: str | None, wanted: str | None) -> None:
         raise UploadError(
             f"{option} {given}: the policy allows {wanted} only.", remedy="Leave it out."
         )
-
-
-@contextlib.contextmanager
-def _private_copies(artifacts: list[Artifact]) -> Iterator[list[tuple[Artifact, Path]]]:
-    """Copy every package to where nobody else can change it; the copies have the proven hash."""
-    with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
-        copies = []
-        for artifact in artifacts:
-            path = Path(scratch) / artifact.subdir / artifact.filename
-            path.parent.mkdir(exist_ok=True)
-            digest = hashlib.sha256()
-            with Path(artifact.path).open("rb") as source, path.open("xb") as copy:
-                while chunk := source.read(1 << 20):
-                    digest.update(chunk)
-                    copy.write(chunk)
-            if digest.hexdigest() != artifact.sha256:
-                raise UploadError(
-                    f"{artifact.path}: it changed after it was judged.", remedy="Run it again."
-                )
-            copies.append((artifact, path))
-        yield copies

@@ -4,39 +4,78 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import carried, evidence, gate, package, plan
+from pytest_manualbuild import approvals, audit, body, carried, gate, package, plan
+from pytest_manualbuild.approvals import Approval, Waiver
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
-from pytest_manualbuild.evidence import Evidence
+from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
 from pytest_manualbuild.model import Artifact, PlannedPackage
+from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.recipe import folder_sha256, rattler_tests
 from pytest_manualbuild.reports import junit
+from pytest_manualbuild.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """A verdict, with what it is about."""
 
-    verdict: gate.Verdict
+    verdict: Verdict
     evidence: Evidence
     files: dict[str, Artifact]
     """The packages as they were read just now, by their key."""
 
 
 def verify(
-    folder: Path, artifacts: Path | None, policy: Policy, *, now: datetime | None = None
+    folder: Path,
+    artifacts: Path | None,
+    policy: Policy,
+    *,
+    now: datetime | None = None,
+    published: bool = False,
 ) -> Verification:
-    """Judge a folder of evidence.
+    """Judge a folder of evidence: of one run, or of several (see ``body``).
 
-    The packages are looked for where the run found them, or below ``artifacts``.
+    The packages are looked for where the run found them, or below ``artifacts``. ``published``
+    is for packages that are out already: their report does not get too old.
     Raises EvidenceError when there is nothing that could be judged.
     """
-    stored = evidence.read(folder)
-    found = [_found(folder, planned, artifacts) for planned in stored.evidence.plan.packages]
+    now = now or datetime.now(UTC)
+    reports = body.read_bytes(folder)
+    # The signatures first, over the bytes; only then is read what they say.
+    people = People(
+        reports=tuple(
+            approvals.read_report(folder, run, data, policy.allowed, now)
+            for run, data in reports.items()
+        ),
+        evidence_sha256=body.sha256(reports),
+        approvals=approvals.read_all(folder, Approval, policy.allowed, now),
+        waivers=approvals.read_all(folder, Waiver, policy.allowed, now),
+    )
+    evidence = body.parse(reports)
+    first = next(iter(reports))
+    found = [_found(first, one, artifacts) for one in evidence.whole.evidence.plan.packages]
+    verdict = gate.judge(
+        gate.Case(
+            stored=evidence.whole,
+            runs=tuple(_run(path, stored) for path, stored in evidence.runs.items()),
+            packages=tuple(found),
+            people=people,
+            policy=policy,
+            now=now,
+            published=published,
+        )
+    )
+    files = {one.key: one.artifact for one in found if one.artifact is not None}
+    return Verification(verdict=verdict, evidence=evidence.whole.evidence, files=files)
+
+
+def _run(folder: Path, stored: Stored) -> gate.Run:
     report = _bytes(folder / "junit.xml")
     cases: tuple[junit.Case, ...] | None
     try:
@@ -47,39 +86,59 @@ def verify(
         recipe_sha256 = folder_sha256(folder / "recipe")
     except (ManualBuildError, OSError):
         recipe_sha256 = ""
-    verdict = gate.judge(
-        gate.Case(
-            stored=stored,
-            packages=tuple(found),
-            junit=cases,
-            junit_sha256=hashlib.sha256(report).hexdigest(),
-            matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
-            recipe_sha256=recipe_sha256,
-            logs={
-                path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in sorted((folder / "logs").rglob("*"))
-                if path.is_file()
-            },
-            policy=policy,
-            now=now or datetime.now(UTC),
-        )
+    return gate.Run(
+        stored=stored,
+        junit=cases,
+        junit_sha256=hashlib.sha256(report).hexdigest(),
+        matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
+        recipe_sha256=recipe_sha256,
+        logs={
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((folder / "logs").rglob("*"))
+            if path.is_file()
+        },
     )
-    files = {one.key: one.artifact for one in found if one.artifact is not None}
-    return Verification(verdict=verdict, evidence=stored.evidence, files=files)
+
+
+def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
+    """Copy the packages of a folder of evidence below ``into``, as ``SUBDIR/FILE``.
+
+    What is not there is left out: judging the copies will name it.
+    """
+    for planned in body.read(folder).whole.evidence.plan.packages:
+        path = _find(planned.artifact, artifacts)
+        if path is not None and path.is_file():
+            target = into / planned.artifact.key
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def is_safe(wanted: Artifact) -> bool:
+    """Say whether the key of a package, which anybody may have written, is ``SUBDIR/FILE``."""
+    plain = Path(wanted.filename).name == wanted.filename
+    return plain and wanted.subdir in package.PACKAGE_SUBDIRS
+
+
+def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
+    """Return where a package should lie; None if the evidence names no safe file."""
+    if not is_safe(wanted):
+        return None
+    if artifacts is None:
+        return Path(wanted.path)
+    places = [artifacts / wanted.subdir / wanted.filename, artifacts / wanted.filename]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gate.Found:
-    wanted = planned.artifact
-    key = wanted.key
-    safe = Path(wanted.filename).name == wanted.filename
-    if not safe or wanted.subdir not in package.PACKAGE_SUBDIRS:
+    key = planned.artifact.key
+    path = _find(planned.artifact, artifacts)
+    if path is None:
         return gate.Found(key=key, artifact=None, problem="the evidence names no safe file.")
-    places = [Path(wanted.path)]
-    if artifacts is not None:
-        places = [artifacts / wanted.subdir / wanted.filename, artifacts / wanted.filename]
-    path = next((place for place in places if place.is_file()), places[0])
+    if not path.is_file():
+        return gate.Found(key=key, artifact=None, problem="the file is not there.")
     try:
         artifact = package.read(path)
+        findings = audit.audit(path)
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
     inside = shipped = reviewed = None
@@ -100,11 +159,12 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         shipped=shipped,
         files=files,
         reviewed=reviewed,
+        findings=findings,
     )
 
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.stat().st_size <= evidence.MOST_BYTES else b""
+        return path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
     except OSError:
         return b""

@@ -17,6 +17,17 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 SHARED = ROOT.parent / "shared"
 LOCAL = '[hosts.here]\nkind = "local"\n'
+META = """
+package:
+  name: odd
+  version: '1'
+build:
+  noarch: generic
+test:
+  commands:
+    - test -f $PREFIX/share/odd.txt
+    - 'true'
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,3 +177,61 @@ def results(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
     """Return (outcome, cause) by (host, check) of a report."""
     stored = json.loads((folder / "evidence.json").read_text())["predicate"]["results"]
     return {(r["host"], r["check"]): (r["outcome"], r["cause"]) for r in stored}
+
+
+def build(
+    tmp_path: Path, text: str = META, into: str = "build_artifacts", extension: str = ".conda"
+) -> Path:
+    """Build the package with this recipe inside."""
+    import builder
+
+    folder = tmp_path / f"recipe-of-{into}"
+    folder.mkdir(exist_ok=True)
+    (folder / "meta.yaml").write_text(text)
+    staged = {"share/odd.txt": builder.Staged(data=b"odd\n")}
+    built = builder.Built(recipe=folder, files=staged, subdir="noarch")
+    return builder.write(built, tmp_path / into, extension)[0]
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a package and a report of it that the gate accepts."""
+    folder = tmp_path_factory.mktemp("good")
+    build(folder)
+    (folder / "local.toml").write_text(LOCAL)
+    ran = run_pytest(
+        "--recipe", "recipe-of-build_artifacts", "--matrix", "local.toml", "--evidence", "report",
+        "--artifacts", "build_artifacts", cwd=folder,
+    )  # fmt: skip
+    assert ran.status == 0, ran.out
+    return folder
+
+
+@pytest.fixture
+def case(good: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    shutil.copytree(good, tmp_path / "case")
+    return tmp_path / "case"
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SSH keys of several people, of several kinds, each with its public half."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name, kind in (("alice", "ed25519"), ("bob", "ecdsa"), ("carol", "rsa"),
+                       ("dave", "ed25519"), ("mallory", "ed25519")):  # fmt: skip
+        key_pair(folder / name, kind)
+    return folder
+
+
+def key_pair(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:
+    """Make a key with the real ssh-keygen."""
+    words = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", path.name, "-f", str(path)]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+
+
+def signer(keys: Path, name: str, *roles: str, who: str = "", more: str = "") -> str:
+    """Return a line of an allowed_signers file."""
+    namespaces = ",".join(f"manualbuild-{role}@v1" for role in roles)
+    public = (keys / f"{name}.pub").read_text()
+    return f'{who or name} namespaces="{namespaces}"{more} {public}'

@@ -14,7 +14,7 @@ ROAD = [
     {"archive", "containers", "globs", "members", "package", "recipe"},
     {"matrix", "checks", "plan", "outline", "carried"},
     {"hosts", "shells"},
-    {"audit"},
+    {"audit", "compare"},
     {"environment", "prefix", "solver", "_solver"},
     {
         "languages",
@@ -31,10 +31,11 @@ ROAD = [
         "ready",
         "execution",
     },
-    {"evidence", "deviations", "reports"},
-    {"policy", "gate", "verify"},
-    {"targets", "upload"},
-    {"scheduling", "nodes", "show", "session", "plugin", "cli"},
+    {"evidence", "deviations", "reports", "body"},
+    {"signatures"},
+    {"policy", "approvals", "verdict", "people", "outcomes", "gate", "verify"},
+    {"targets", "upload", "request", "published"},
+    {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}
 FRONT_ENDS = ROAD[-1]

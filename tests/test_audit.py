@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_archive import CONTAINERS, MEMBERS
 
-from conftest import manualbuild
+from conftest import ROOT, manualbuild
 from pytest_manualbuild import audit
 from pytest_manualbuild.audit import Waiver, binaries, forecast, leaks, waive
 from pytest_manualbuild.audit.binary import Binary, Need, Package, declared, judge
@@ -731,3 +731,14 @@ def test_any_info_is_audited(
     path = make(tmp_path_factory.mktemp("info"), A, info=changed)
 
     assert all(f.code and f.message and f.remedy for f in audit.audit(path))
+
+
+def test_every_code_is_described() -> None:
+    import re
+
+    from pytest_manualbuild.audit.codes import CODES
+
+    text = (ROOT / "docs/audit.md").read_text()
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+
+    assert {code for cell in cells for code in re.findall(r"`([a-z0-9-]+)`", cell)} == CODES

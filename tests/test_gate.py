@@ -5,65 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import builder
 import pytest
 
-from conftest import LOCAL, Ran, manualbuild, run_pytest
+from conftest import LOCAL, META, build, manualbuild, run_pytest
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild import verify
 from pytest_manualbuild.errors import EvidenceError, PolicyError
-from pytest_manualbuild.gate import Decision
 from pytest_manualbuild.reports import junit
+from pytest_manualbuild.verdict import Decision
 
-META = """
-package:
-  name: odd
-  version: '1'
-build:
-  noarch: generic
-test:
-  commands:
-    - test -f $PREFIX/share/odd.txt
-    - 'true'
-"""
 CANARY = "canary-token-1234"
-
-
-def build(tmp_path: Path, text: str = META, into: str = "build_artifacts") -> Path:
-    """Build the package with this recipe inside."""
-    folder = tmp_path / f"recipe-of-{into}"
-    folder.mkdir(exist_ok=True)
-    (folder / "meta.yaml").write_text(text)
-    staged = {"share/odd.txt": builder.Staged(data=b"odd\n")}
-    built = builder.Built(recipe=folder, files=staged, subdir="noarch")
-    return builder.write(built, tmp_path / into, ".conda")[0]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a package and a report of it that the gate accepts."""
-    folder = tmp_path_factory.mktemp("good")
-    build(folder)
-    (folder / "local.toml").write_text(LOCAL)
-    ran = run_pytest(
-        "--recipe", "recipe-of-build_artifacts", "--matrix", "local.toml", "--evidence", "report",
-        "--artifacts", "build_artifacts", cwd=folder,
-    )  # fmt: skip
-    assert ran.status == 0, ran.out
-    return folder
-
-
-@pytest.fixture
-def case(good: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may change."""
-    shutil.copytree(good, tmp_path / "case")
-    return tmp_path / "case"
 
 
 def judged(case: Path, policy: policies.Policy | None = None) -> tuple[Decision, str]:
@@ -91,6 +46,21 @@ def drop_result(case: Path) -> None:
     path = case / "report/evidence.json"
     value = json.loads(path.read_text())
     value["predicate"]["results"].pop()
+    path.write_text(json.dumps(value))
+
+
+def other_environment(case: Path) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    (environment,) = value["predicate"]["hosts"][0]["environments"].values()
+    environment["packages"][0]["sha256"] = "0" * 64
+    path.write_text(json.dumps(value))
+
+
+def no_host(case: Path) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    value["predicate"]["hosts"].clear()
     path.write_text(json.dumps(value))
 
 
@@ -135,11 +105,17 @@ def extra_log(case: Path) -> None:
         (edit("evidence.json", '"narrowed": []', '"narrowed": ["-x"]'), "not cover the plan"),
         (edit("evidence.json", '"exit_status": 0', '"exit_status": 2'), "differ|exit status"),
         (edit("junit.xml", '"manualbuild.cause" value="ok"', '"x" value="ok"'), "not the report"),
+        (edit("evidence.json", '"state": "tested"', '"state": "unavailable"'), "is unavailable"),
+        (other_environment, "other bytes were installed"),
+        (no_host, "each host of the matrix once"),
+        (edit("evidence.json", '"exit_status": 0', '"exit_status": 7'), "exit status"),
+        (edit("evidence.json", '"result": "PASSED"', '"result": "FAILED"'), "calls its result"),
+        (edit("evidence.json", '"log": "logs/', '"log": "logs/no'), "does not have its log"),
         (drop_result, "0 results, 1 needed"),
         (twice, "2 results, 1 needed"),
         (drop_case, "junit.xml and the evidence differ"),
         (other_bytes, "other bytes"),
-        (no_package, "cannot be read"),
+        (no_package, "is not there"),
         (extra_host, "not the one that was run"),
         (extra_log, "not the one that the run wrote"),
         (edit("recipe/meta.yaml", "    - 'true'\n", ""), "recipe kept with the evidence"),
@@ -246,129 +222,3 @@ def test_the_report_is_valid_for_two_dialects(case: Path, shared: Path) -> None:
     for name in ("jenkins-xunit-junit-10.xsd", "windyroad-JUnit.xsd"):
         schema = etree.XMLSchema(etree.parse(str(shared / "schemas" / name)))
         schema.assertValid(tree)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A loopback server in a process of its own; its folder, and what makes the client use it."""
-    state = tmp_path / "server"
-    (tmp_path / "config/data").mkdir(parents=True)
-    state.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("loopback_anaconda.py")), str(state)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    port = process.stdout.readline().strip()
-    (tmp_path / "config/data/config.yaml").write_text(f"url: http://127.0.0.1:{port}\n")
-    try:
-        yield (
-            state,
-            {
-                "BINSTAR_CONFIG_DIR": str(tmp_path / "config"),
-                "HOME": str(tmp_path),
-                "ANACONDA_API_TOKEN": CANARY,
-            },
-        )
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def publish(case: Path, environ: dict[str, str], *words: str) -> Ran:
-    return manualbuild(
-        "upload", "report", "--artifacts", "build_artifacts", "--to", "anaconda", "--user",
-        "builder", *words, cwd=case, **environ,
-    )  # fmt: skip
-
-
-def stored(state: Path) -> dict[str, dict[str, object]]:
-    path = state / "dists.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def test_the_real_client_uploads_once_under_the_label(
-    case: Path, server: tuple[Path, dict[str, str]]
-) -> None:
-    state, environ = server
-    artifact = verify.verify(case / "report", case / "build_artifacts", policies.Policy())
-    (wanted,) = (one.sha256 for one in artifact.files.values())
-
-    dry = publish(case, environ, "--dry-run")
-    assert (dry.status, stored(state)) == (0, {}), dry.out
-    first = publish(case, environ)
-    assert first.status == 0, first.out
-    ((key, dist),) = stored(state).items()
-    assert key == "builder/odd/1/noarch/odd-1-0.conda"
-    assert (dist["labels"], dist["sha256"]) == (["manual"], wanted)
-    receipt = json.loads((case / "report/receipt.json").read_text())
-    assert (receipt["login"], receipt["packages"][0]["sha256"]) == ("builder", wanted)
-
-    before = (state / "requests.jsonl").read_text().count("POST")
-    again = publish(case, environ)
-    assert (again.status, "already there" in again.out) == (0, True), again.out
-    assert (state / "requests.jsonl").read_text().count("POST") == before
-    assert CANARY not in first.out + again.out + (case / "report/receipt.json").read_text()
-
-
-def test_other_bytes_of_the_same_name_are_a_hard_stop(
-    case: Path, server: tuple[Path, dict[str, str]]
-) -> None:
-    state, environ = server
-    (state / "fault").write_text("sha256")
-    refused = publish(case, environ)
-    assert (refused.status, "does not have what was sent" in refused.out) == (1, True), refused.out
-    (state / "fault").unlink()
-
-    ran = publish(case, environ)
-
-    assert (ran.status, "Nothing was published" in ran.out) == (1, True), ran.out
-
-
-@pytest.mark.parametrize(("fault", "status"), [("label", 1), ("401", 1), ("s3", 1), ("commit", 0)])
-def test_faults_of_the_server_end_right(
-    case: Path, server: tuple[Path, dict[str, str]], fault: str, status: int
-) -> None:
-    state, environ = server
-    (state / "fault").write_text(fault)
-
-    ran = publish(case, environ)
-
-    # An answer that was lost after the file was stored is settled by looking: it is there.
-    assert (ran.status, "Traceback" in ran.out, CANARY in ran.out) == (status, False, False), (
-        ran.out
-    )
-
-
-def test_main_needs_a_policy_that_names_it(case: Path, server: tuple[Path, dict[str, str]]) -> None:
-    state, environ = server
-
-    refused = publish(case, environ, "--label", "main")
-
-    assert (refused.status, stored(state)) == (1, {}), refused.out
-    (case / "policy.toml").write_text('[target]\nlabel = "main"\n')
-    assert publish(case, environ, "--policy", "policy.toml").status == 0
-    assert [one["labels"] for one in stored(state).values()] == [["main"]]
-
-
-def test_a_refused_report_uploads_nothing(case: Path, server: tuple[Path, dict[str, str]]) -> None:
-    state, environ = server
-    other_bytes(case)
-
-    ran = publish(case, environ)
-
-    assert (ran.status, "other bytes" in ran.out, stored(state)) == (1, True, {}), ran.out
-
-
-def test_a_channel_folder_is_indexed_and_never_overwritten(case: Path) -> None:
-    words = ("upload", "report", "--artifacts", "build_artifacts", "--to", "channel")
-    assert manualbuild(*words, cwd=case).status == 0
-    index = json.loads((case / "channel/noarch/repodata.json").read_text())
-    assert list(index["packages.conda"]) == ["odd-1-0.conda"]
-    assert "already there" in manualbuild(*words, cwd=case).out
-
-    (case / "channel/noarch/odd-1-0.conda").write_bytes(b"other")
-
-    assert manualbuild(*words, cwd=case).status == 1
-    assert (case / "channel/noarch/odd-1-0.conda").read_bytes() == b"other"

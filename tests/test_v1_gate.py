@@ -15,8 +15,8 @@ from conda_package_streaming.extract import extract
 from recipe_v1 import build, noarch, write
 
 from conftest import LOCAL, run_local
-from pytest_manualbuild.gate import Decision, Verdict
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.verdict import Decision, Verdict
 from pytest_manualbuild.verify import verify
 
 TESTS = """\
@@ -51,6 +51,8 @@ outputs:
         - echo p > $PREFIX/share/p/data.txt
     tests:
       - script: [test -f $PREFIX/share/p/data.txt, echo checked]
+    about:
+      license: MIT
   - package:
       name: q
     build:
@@ -59,6 +61,8 @@ outputs:
         - echo q > $PREFIX/share/q/data.txt
     tests:
       - script: [test -f $PREFIX/share/q/data.txt]
+    about:
+      license: MIT
 """
 
 

@@ -14,21 +14,21 @@ def render(evidence: Evidence) -> str:
     for planned in evidence.plan.packages:
         key = planned.artifact.key
         hosts = [cell.host for cell in evidence.plan.cells if cell.package == key]
-        lines += ["", f"## {_plain(key)}", "", f"sha256 `{planned.artifact.sha256}`", ""]
+        lines += ["", f"## {plain(key)}", "", f"sha256 `{planned.artifact.sha256}`", ""]
         lines.append(f"| check | {' | '.join(hosts)} |")
         lines.append("| --- " * (len(hosts) + 1) + "|")
         for check in planned.checks:
             cells = [word(results.get((host, key, check.name)))[0] for host in hosts]
-            lines.append(f"| {_plain(check.name)} | {' | '.join(cells)} |")
+            lines.append(f"| {plain(check.name)} | {' | '.join(cells)} |")
     lines += ["", "## Hosts", ""]
     for host in evidence.hosts:
         facts = host.facts
         said = f"{facts.os_name}, kernel {facts.kernel}, glibc {facts.glibc}" if facts else ""
-        lines.append(f"- {host.name}: {host.state}. {_plain(said)} {_plain(host.message)}".rstrip())
+        lines.append(f"- {host.name}: {host.state}. {plain(said)} {plain(host.message)}".rstrip())
     lines += ["", f"Run {evidence.run_id}, {evidence.started} to {evidence.finished}."]
     return "\n".join(lines) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep a stranger's text from being Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_[]<>|#" else c for c in text if c.isprintable())

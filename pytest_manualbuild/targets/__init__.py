@@ -8,9 +8,11 @@ from pytest_manualbuild.errors import UploadError
 from pytest_manualbuild.targets.base import UploadTarget
 
 
-def open_target(to: str, *, user: str | None, label: str) -> UploadTarget:
+def open_target(to: str, *, user: str | None, label: str, staging: str | None) -> UploadTarget:
     """Return the target that ``--to`` names: ``anaconda``, or a folder that is a channel.
 
+    ``staging`` is the label that files have until they were read back; None: they get ``label``
+    at once.
     Raises UploadError when what it needs was not given.
     """
     if to != "anaconda":
@@ -23,4 +25,4 @@ def open_target(to: str, *, user: str | None, label: str) -> UploadTarget:
         )
     from pytest_manualbuild.targets.anaconda import AnacondaTarget  # noqa: PLC0415 # slow to load
 
-    return AnacondaTarget(user, label)
+    return AnacondaTarget(user, label, staging=staging)

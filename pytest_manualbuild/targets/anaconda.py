@@ -7,66 +7,91 @@ command takes an empty list for everybody's. Nothing is forced or skipped.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 from pytest_manualbuild.errors import UploadError
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.targets.base import Present
+from pytest_manualbuild.targets.base import Present, Standing
+
+ANSWER_S = 300
+"""How long an answer may take. Sending a file has no limit: a slow line needs hours for some."""
+_PIECE = 1 << 20
 
 
 class AnacondaTarget:
     """A label of an owner's channel, at the site that the client is configured for."""
 
-    def __init__(self, owner: str, label: str) -> None:
+    def __init__(
+        self, owner: str, label: str, *, staging: str | None, answer_s: float = ANSWER_S
+    ) -> None:
         os.environ["OTEL_SDK_DISABLED"] = "true"  # the client would report its use
         from binstar_client.utils.config import get_server_api  # noqa: PLC0415 # 0.5 s
 
-        self._owner = owner
-        self._label = label
+        logging.getLogger("binstar").setLevel(logging.ERROR)
+        self._owner, self._label, self._staging = owner, label, staging
+        self._answer_s = answer_s
         self._api: Any = get_server_api()
+        self._limit_answers()
         self.where = f"{self._api.domain}, owner {owner}, label {label}"
+
+    def _limit_answers(self) -> None:
+        """Have the client's session wait for an answer, and not for ever."""
+        from requests.adapters import HTTPAdapter  # noqa: PLC0415 # see __init__
+
+        limit_s = self._answer_s
+
+        class Limited(HTTPAdapter):
+            def send(self, request: Any, **options: Any) -> Any:  # type: ignore[override] # noqa: ANN401 # as the library has it
+                return super().send(request, **{**options, "timeout": limit_s})
+
+        for scheme in ("http://", "https://"):
+            self._api.session.mount(scheme, Limited())
 
     def login(self) -> str:
         """Return the name of the account whose token is used."""
         return str(self._call("ask who is logged in", self._api.user)["login"])
 
     def look(self, artifact: Artifact) -> Present | None:
-        """Return the hash and labels that the server has for that file name."""
+        """Return the hash, size and labels that the server has for that file name."""
         from binstar_client.errors import NotFound  # noqa: PLC0415 # see __init__
 
-        try:
-            found = self._api.distribution(
-                self._owner,
-                artifact.name,
-                artifact.version,
-                f"{artifact.subdir}/{artifact.filename}",
-            )
-        except NotFound:
+        def ask() -> Any:  # noqa: ANN401 # the client has no types
+            try:
+                return self._api.distribution(*self._name(artifact))
+            except NotFound:
+                return None
+
+        found = self._call(f"look for {artifact.key}", ask)
+        if found is None:
             return None
-        except Exception as error:
-            raise self._failed(f"look for {artifact.key}", error) from error
-        labels = found.get("labels") or found.get("channels") or ()
-        return Present(sha256=str(found.get("sha256", "")), labels=tuple(sorted(labels)))
+        size, labels = found.get("size"), found.get("labels") or found.get("channels") or ()
+        return Present(
+            sha256=str(found.get("sha256") or ""),
+            size=size if isinstance(size, int) else None,
+            labels=tuple(sorted(map(str, labels))),
+        )
 
-    def fits(self, present: Present, artifact: Artifact) -> bool:
-        """Say whether bytes and labels are exactly those asked for."""
-        return present.sha256 == artifact.sha256 and present.labels == (self._label,)
+    def standing(self, present: Present | None, artifact: Artifact) -> Standing:
+        """Compare bytes and labels with exactly those asked for."""
+        if present is None:
+            return Standing.ABSENT
+        if present.holds(artifact):
+            if set(present.labels) == {self._label}:
+                return Standing.PUBLIC
+            if self._staging and set(present.labels) in (
+                {self._staging},
+                {self._staging, self._label},
+            ):
+                return Standing.STAGED
+        return Standing.OTHER
 
-    def publish(self, artifact: Artifact, file: BinaryIO) -> None:
-        """Upload under the label; an answer that was lost is settled by looking."""
-        try:
-            self._upload(artifact, file)
-        except Exception as error:
-            present = self._settle(artifact)
-            if present is None or not self.fits(present, artifact):
-                raise self._failed(f"upload {artifact.key}", error) from error
-
-    def _settle(self, artifact: Artifact) -> Present | None:
-        try:
-            return self.look(artifact)
-        except UploadError:
-            return None
+    def send(self, artifact: Artifact, file: BinaryIO) -> None:
+        """Upload under the staging label, or under the label itself without one."""
+        self._call(f"upload {artifact.key}", lambda: self._upload(artifact, file))
 
     def _upload(self, artifact: Artifact, file: BinaryIO) -> None:
         from binstar_client.errors import NotFound  # noqa: PLC0415 # see __init__
@@ -96,26 +121,76 @@ class AnacondaTarget:
         except NotFound:
             self._api.add_release(self._owner, name, version, [], None, release)
         self._api.upload(
-            self._owner,
-            name,
-            version,
-            f"{artifact.subdir}/{artifact.filename}",
+            *self._name(artifact),
             file,
             PackageType.CONDA,
             dependencies=described.get("dependencies"),
             attrs=described["attrs"],
-            channels=[self._label],
+            channels=[self._staging or self._label],
             sha256=artifact.sha256,
         )
+
+    def fetch(self, artifact: Artifact) -> Iterator[bytes]:
+        """Yield what the server hands out; it may send us to its object store."""
+        what = f"download {artifact.key}"
+        answer = self._call(what, lambda: self._download(artifact))
+        try:
+            pieces = answer.iter_content(_PIECE)
+            while piece := self._call(what, lambda: next(pieces, b"")):
+                yield bytes(piece)
+        finally:
+            answer.close()
+
+    def _download(self, artifact: Artifact) -> Any:  # noqa: ANN401 # the client has no types
+        import requests  # noqa: PLC0415 # see __init__
+
+        url = "/".join([self._api.domain, "download", *self._name(artifact)])
+        answer = self._api.session.get(url, stream=True, allow_redirects=False)
+        if answer.is_redirect:
+            # Without the session: the object store must not see the token.
+            answer = requests.get(answer.headers["location"], stream=True, timeout=self._answer_s)
+        answer.raise_for_status()
+        return answer
+
+    def promote(self, artifact: Artifact) -> None:
+        """Give the file its label, then take the staging label away."""
+        owner, name, version, path = self._name(artifact)
+        file = {"package": name, "version": version, "filename": path}
+        for what, function, label in (
+            (f"add the label to {artifact.key}", self._api.add_channel, self._label),
+            (
+                f"remove the staging label of {artifact.key}",
+                self._api.remove_channel,
+                self._staging,
+            ),
+        ):
+            self._call(what, partial(function, label, owner, **file))
 
     def finish(self) -> None:
         """Do nothing: the server indexes by itself."""
 
-    def _call(self, what: str, function: Any) -> Any:  # noqa: ANN401 # the client has no types
+    def files(self) -> list[str]:
+        """Return every file that has the label."""
+
+        def ask() -> list[str]:
+            found = self._api.show_channel(self._label, self._owner)["files"]
+            # OWNER/NAME/VERSION/SUBDIR/FILE, as the client prints it
+            return sorted(str(file["full_name"]).split("/", 3)[3] for file in found)
+
+        return list(self._call("list the files of the label", ask))
+
+    def _name(self, artifact: Artifact) -> tuple[str, str, str, str]:
+        path = f"{artifact.subdir}/{artifact.filename}"
+        return self._owner, artifact.name, artifact.version, path
+
+    def _call(self, what: str, function: Callable[[], Any]) -> Any:  # noqa: ANN401 # no types
         try:
             return function()
-        except Exception as error:
-            raise self._failed(what, error) from error
+        except UploadError:
+            raise
+        except Exception as error:  # noqa: BLE001 # the client raises whatever its libraries do
+            # Without the cause: what it holds, a request with its token, ends in no traceback.
+            raise self._failed(what, error) from None
 
     def _failed(self, what: str, error: Exception) -> UploadError:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

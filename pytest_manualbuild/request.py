@@ -1,0 +1,153 @@
+"""What a request to copy packages into conda-forge needs, from a report that the gate accepts.
+
+conda-forge's admin-requests carries out ``action: cfep3_copy`` (CFEP-03); its comparison of hashes
+is with what the server says, so that the proven ones belong into the request.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pytest_manualbuild.errors import EvidenceError, UploadError
+from pytest_manualbuild.evidence import STATEMENT, Evidence
+from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.policy import Policy, is_label
+from pytest_manualbuild.reports import markdown
+from pytest_manualbuild.upload import UploadRefused
+from pytest_manualbuild.verdict import Decision, Verdict
+from pytest_manualbuild.verify import verify
+
+PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
+"""The predicate type of CEP 27: who published what where. It says nothing about tests."""
+FOLDER = "request"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """From where to where packages are to be copied on anaconda.org."""
+
+    owner: str
+    label: str
+    to_owner: str = "conda-forge"
+    to_label: str = "main"
+
+    @property
+    def channel(self) -> str:
+        """Return the URL of the channel that they are copied to, as in CEP 27."""
+        label = "" if self.to_label == "main" else f"/label/{self.to_label}"
+        return f"https://conda.anaconda.org/{self.to_owner}{label}"
+
+
+def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> list[Path]:
+    """Write the files of a request below a folder of evidence; return them.
+
+    Raises UploadRefused if the gate does not accept, UploadError for what is no label, or
+    EvidenceError.
+    """
+    for label in (copy.label, copy.to_label):
+        if not is_label(label):
+            raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
+    verified = verify(folder, artifacts, policy)
+    if verified.verdict.decision is not Decision.ACCEPT:
+        raise UploadRefused(verified.verdict)
+    packages = list(verified.files.values())
+    files = {
+        "cfep3_copy.yml": cfep3_copy(packages, copy),
+        "copy.sh": copy_commands(packages, copy),
+        "checklist.md": checklist(verified.evidence, verified.verdict, policy, packages, copy),
+        **{f"attestations/{one.filename}.json": publish_statement(one, copy) for one in packages},
+    }
+    written = []
+    try:
+        for name, text in files.items():
+            path = folder / FOLDER / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            written.append(path)
+    except OSError as error:
+        raise EvidenceError(
+            f"{folder / FOLDER}: cannot be written: {error.strerror}.", remedy="Check the folder."
+        ) from error
+    return written
+
+
+def cfep3_copy(packages: Sequence[Artifact], copy: Copy) -> str:
+    """Return the request for conda-forge's admin-requests, as YAML."""
+    channel = copy.owner if copy.label == "main" else f"{copy.owner}/label/{copy.label}"
+    value = {
+        "action": "cfep3_copy",
+        "anaconda_org_packages": [
+            {"package": f"{channel}/{one.key}", "sha256": one.sha256} for one in packages
+        ],
+        "to_anaconda_org_label": copy.to_label,
+    }
+    return yaml.safe_dump(value, sort_keys=False, width=1000)
+
+
+def copy_commands(packages: Sequence[Artifact], copy: Copy) -> str:
+    """Return the commands for a core member who copies by hand: one for each file.
+
+    Without the file, ``anaconda copy`` takes everything of that version, tested or not.
+    """
+    options = ["--from-label", copy.label, "--to-label", copy.to_label]
+    options += ["--to-owner", copy.to_owner]
+    lines = ["#!/bin/sh", "set -eu"]
+    lines += [
+        shlex.join(
+            ["anaconda", "copy", *options, f"{copy.owner}/{one.name}/{one.version}/{one.key}"]
+        )
+        for one in packages
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def publish_statement(artifact: Artifact, copy: Copy) -> str:
+    """Return the statement of CEP 27 for one package, unsigned.
+
+    Unsigned it proves nothing; who has a Sigstore identity signs it.
+    """
+    value = {
+        "_type": STATEMENT,
+        "subject": [{"name": artifact.filename, "digest": {"sha256": artifact.sha256}}],
+        "predicateType": PUBLISH,
+        "predicate": {"targetChannel": copy.channel},
+    }
+    return json.dumps(value, indent=1) + "\n"
+
+
+def checklist(
+    evidence: Evidence,
+    verdict: Verdict,
+    policy: Policy,
+    packages: Sequence[Artifact],
+    copy: Copy,
+) -> str:
+    """Return the text for the pull request: the questions that are asked there, and the proof."""
+    numbers = sorted(
+        {str(row.pr) for one in packages for row in policy.rows(one.name) if row.pr is not None}
+    )
+    lines = [
+        "* [x] I want to copy an artifact following CFEP-3:",
+        "  * [ ] Pinged the relevant feedstock team(s)",
+        f"  * [{'x' if numbers else ' '}] Added a reference to the original PR"
+        + f": {', '.join(numbers)}" * bool(numbers),
+        "  * [x] Posted a link to the conda artifacts:",
+        *(
+            f"    * https://anaconda.org/{copy.owner}/{one.name}/{one.version}/download/{one.key}"
+            for one in packages
+        ),
+        "  * [ ] Posted a link to the build logs",
+        "",
+        "`manualbuild verify` accepts these packages:",
+        "",
+        f"- evidence sha256 `{verdict.evidence_sha256}`",
+        *(f"- {markdown.plain(text)}" for text in verdict.notes),
+        "",
+    ]
+    return "\n".join(lines) + markdown.render(evidence)

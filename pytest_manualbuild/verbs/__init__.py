@@ -1,0 +1,1 @@
+"""The verbs of ``manualbuild``, by subject: arguments in, one call, its answer printed."""
