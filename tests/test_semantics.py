@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import builder
 import pytest
 
-from conftest import results, run_local, write_package
+from conftest import manualbuild, results, run_local, write_package
 from pytest_manualbuild.environment import index_channel
 
 
@@ -249,3 +250,16 @@ def test_the_python_of_the_environment_names_its_version(
     ran = run_local(tmp_path, "--channel", python_channel)
 
     assert ran.status == 0, ran.out
+
+
+def test_a_status_that_errexit_does_not_heed_is_a_note_and_no_contradiction(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - '! true'\n    - set +e\n    - 'false'\n")
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    notes = [one.get("notes", []) for one in stored["predicate"]["results"]]
+    note = ["It returned 1, and its shell, as set, went on."]
+    assert notes == [[], note, [], note]
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
