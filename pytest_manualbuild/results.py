@@ -81,7 +81,9 @@ class Results:
             case Said.WENT_ON:
                 # Whatever it returned: `set -e` heeds no status of `! true` or `false && true`.
                 numbers = [number for number in mark.numbers if number in self._open]
-                self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=mark.status)
+                note = f"It returned {mark.status}, and its shell, as set, went on."
+                notes = (note,) if mark.status else ()
+                self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=0, notes=notes)
             case Said.SHELL_ENDED:
                 self._shell_ended(mark.status)
             case Said.TEST_FAILED:
@@ -208,6 +210,7 @@ class Results:
         *,
         message: str = "",
         exit_status: int | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Give these checks their result, and each check no more than one."""
         for number in [number for number in numbers if number not in self._given]:
@@ -227,6 +230,7 @@ class Results:
                 stdout=stdout,
                 stderr=stderr,
                 log=self._capture.name(self._place.evidence),
+                notes=notes,
             )
             if number == len(self._checks) - 1:
                 self._held = result

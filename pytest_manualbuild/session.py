@@ -27,6 +27,8 @@ from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
 from pytest_manualbuild.section import Limits
 
 DEFAULT_CHANNEL = "conda-forge"
+_NOT_AGAIN = ("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-first", "--evidence=",
+              "--junitxml=", "--junit-xml=")  # fmt: skip
 Key = tuple[str, str, str]
 
 
@@ -66,14 +68,16 @@ def number_of_hosts(config: pytest.Config) -> int:
         raise pytest.UsageError(str(error)) from error
 
 
-def _unselected(words: Iterable[str]) -> Iterator[str]:
-    """Yield the words of a command line without those that select checks or hosts."""
+def _again(words: Iterable[str], folder: str) -> Iterator[str]:
+    """Yield a command line without what selects checks or hosts, and with a report of its own."""
+    yield "pytest"
     given = iter(words)
     for word in given:
-        if word in ("-k", "--on"):
+        if word in ("-k", "--on", "--evidence", "--junitxml", "--junit-xml"):
             next(given, None)
-        elif not word.startswith(("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-f")):
+        elif not word.startswith(_NOT_AGAIN):
             yield word
+    yield from ("--evidence", f"{folder.rstrip('/')}-repeat")
 
 
 class _Session:
@@ -193,7 +197,7 @@ class Controller(_Session):
     """The process that the user started: records results and writes the evidence."""
 
     def __init__(self, config: pytest.Config, planned: Plan) -> None:
-        command = ["pytest", *_unselected(map(str, config.invocation_params.args))]
+        command = [*_again(map(str, config.invocation_params.args), config.option.mb_evidence)]
         super().__init__(config, planned, Path(config.option.mb_evidence).absolute(), command)
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None

@@ -64,5 +64,7 @@ def test_the_network_is_there_for_those_who_need_it(tmp_path: Path, needs: tuple
 
     ran = run_pytest("--recipe", "recipe", "--matrix", "one.toml", cwd=tmp_path)
 
+    if "failed to create endpoint" in ran.out:
+        pytest.skip("the engine cannot give its containers a network")
     assert ran.status == 0, ran.out
     assert ("had the network: the recipe needs it" in ran.out) == bool(needs)

@@ -159,6 +159,8 @@ def test_a_failure_says_how_exactly_this_check_is_repeated(tmp_path: Path) -> No
     assert (ran.status, "1 failed, 11 deselected" in ran.out) == (1, True), ran.out
     words[words.index("-k") + 1] = words[-1].replace("commands-10", "commands-1")
     assert "1 passed, 11 deselected" in run_pytest(*words, cwd=tmp_path).out
+    said = results(tmp_path / "manualbuild-report")
+    assert said["here", "commands[10]: false"] == ("failed", "exit-status")
 
 
 def test_narrowed_runs_are_refused_with_that_reason(tmp_path: Path) -> None:

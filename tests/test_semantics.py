@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import builder
 import pytest
 
-from conftest import results, run_local, write_package
+from conftest import manualbuild, results, run_local, write_package
 from pytest_manualbuild.environment import index_channel
 
 
@@ -201,3 +202,64 @@ def test_hostile_output_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert "\x1b" not in ran.out
     text = (tmp_path / "junit.xml").read_text()
     assert "\\x1b]0;owned\\x07\\x00\\xff" in text
+
+
+def test_what_activation_does_not_export_is_gone_as_in_conda_build(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n"
+        '    - test "$SHOWN" = yes\n'
+        '    - test -z "$HIDDEN"\n'
+        "    - '! declare -F helper'\n"
+        "    - '[[ $- != *u* ]]'\n",
+        staged={
+            "etc/conda/activate.d/odd.sh": "export SHOWN=yes\nHIDDEN=yes\nset -u\nhelper() { :; }\n"
+        },
+    )
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+def test_a_script_finds_itself_in_the_folder_of_the_tests(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  files:\n    - data.txt\n  commands:\n    - test -f seen\n",
+        {
+            "run_test.sh": 'test -f "$(dirname "$0")/data.txt"\ntest $# = 0\ntouch seen\n',
+            "data.txt": "data\n",
+        },
+    )
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    assert outcomes(tmp_path)["run_test.sh"] == ("passed", "ok")
+
+
+def test_the_python_of_the_environment_names_its_version(
+    tmp_path: Path, python_channel: str
+) -> None:
+    script = (
+        "import os, sys\nassert os.environ['PY_VER'] == '%d.%d' % sys.version_info[:2]\n"
+        "assert sys.prefix == os.environ['PREFIX'], sys.prefix\nassert sys.flags.no_user_site\n"
+    )
+    write_package(tmp_path, "test:\n  imports:\n    - json\n", {"run_test.py": script})
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert ran.status == 0, ran.out
+
+
+def test_a_status_that_errexit_does_not_heed_is_a_note_and_no_contradiction(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - '! true'\n    - set +e\n    - 'false'\n")
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    notes = [one.get("notes", []) for one in stored["predicate"]["results"]]
+    note = ["It returned 1, and its shell, as set, went on."]
+    assert notes == [[], note, [], note]
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 0
