@@ -57,6 +57,7 @@ def connection(request: pytest.FixtureRequest, run: Run) -> Iterator[Connection]
     made = hosts.provider(host.kind).start(host, run, [], quiet)
     yield made
     made.close()
+    hosts.sweep(run)  # while the server is still up
 
 
 def follow(connection: Connection, script: str) -> list[Event]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -322,7 +322,8 @@ def strike(case: Case, kind: str, *, hang: bool) -> None:
                 ["pgrep", "-g", str(pid)], capture_output=True, text=True, check=False
             ).stdout.split()
             for one in group if kind == "rootfs" else [str(pid)]:
-                os.kill(int(one), name)
+                with suppress(ProcessLookupError):  # the others go with the first
+                    os.kill(int(one), name)
 
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])
