@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import manualbuild, signer
 from pytest_manualbuild import approvals, evidence, verify
 from pytest_manualbuild import policy as policies
 from pytest_manualbuild.approvals import Approval, Waiver
@@ -145,3 +147,36 @@ def test_any_statement_is_one_or_no_valid_one(tmp_path: Path, value: dict[str, A
 def test_deep_and_long_json_is_refused_soon(text: str) -> None:
     with pytest.raises(EvidenceError):
         evidence.parse(text.encode(), Path("evidence.json"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["evidence.json", "junit.xml", "matrix.toml", "evidence.json.sig", "approvals/x.json",
+     "waivers/x.json", "waivers/x.json.sig"],
+)  # fmt: skip
+def test_a_named_pipe_hangs_nobody(case: Path, keys: Path, name: str) -> None:
+    path = case / "report" / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if name == "waivers/x.json.sig":
+        path.with_suffix("").write_text("{}")
+    (case / "signers").write_text(signer(keys, "alice", "report"))
+    (case / "policy.toml").write_text('[signers]\nallowed_signers = "signers"\n')
+
+    ran = manualbuild("verify", "report", "--artifacts", "build_artifacts", "--policy",
+                      "policy.toml", cwd=case)  # fmt: skip
+
+    assert (ran.status in (1, 4, 8), "Traceback" in ran.out) == (True, False), ran.out
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "../../x.conda", "/etc/passwd", ""])
+def test_names_of_packages_are_only_names(case: Path, name: str) -> None:
+    path = case / "report/evidence.json"
+    value = json.loads(path.read_text())
+    artifact = value["predicate"]["plan"]["packages"][0]["artifact"]
+    artifact["filename"] = artifact["path"] = name
+    path.write_text(json.dumps(value))
+    for artifacts in (None, case / "build_artifacts"):
+        found = verify.verify(case / "report", artifacts, policies.Policy()).verdict
+        assert found.exit_code == 1
