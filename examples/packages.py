@@ -126,6 +126,10 @@ def python_channel(folder: Path) -> str:
                 data=path.read_bytes()
             )
     files[f"lib/python{short}/site-packages/README.txt"] = builder.Staged(data=b"\n")
+    # Debian's own Python looks into dist-packages only, and conda packages have no such folder.
+    files[f"lib/python{short}/dist-packages/site-packages.pth"] = builder.Staged(
+        data=b"../site-packages\n"
+    )
     built = builder.Built(
         recipe=None,
         files=files,

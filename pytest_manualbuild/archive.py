@@ -11,7 +11,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -57,12 +57,13 @@ def scan(path: Path, look: Look | None = None, limits: Limits | None = None) -> 
     info: dict[str, bytes] = {}
     with _opened(path) as file:
         budget = Budget(path, path.stat().st_size, limits or Limits())
-        for part, stream in parts(path, file, budget):
-            for entry in _entries(path, stream):
-                budget.member(entry.name, entry.linkname)
-                member = _read(path, entry, stream, info, look)
-                _check_part(path, part, member)
-                found.append(member)
+        with closing(parts(path, file, budget)) as streams:
+            for part, stream in streams:
+                for entry in _entries(path, stream):
+                    budget.member(entry.name, entry.linkname)
+                    member = _read(path, entry, stream, info, look)
+                    _check_part(path, part, member)
+                    found.append(member)
     unsafe = members.findings(found, _subdir(info.get("info/index.json")))
     return Scan(
         members=tuple(found),
@@ -71,17 +72,17 @@ def scan(path: Path, look: Look | None = None, limits: Limits | None = None) -> 
     )
 
 
-def info_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of the regular files below ``info/``, as they stand in the archive.
+def info_members(path: Path) -> list[tuple[str, bytes]]:
+    """Return (name, content) of the regular files below ``info/``, as they stand in the archive.
 
     Raises ArtifactError for what is not a package, is cut off, or is unsafe.
     """
     limits = Limits(unpacked=MOST_UNPACKED)
     with _opened(path) as file:
         budget = Budget(path, path.stat().st_size, limits)
-        for part, stream in parts(path, file, budget, strict=False):
-            yield from _info(path, part, stream, budget)
-            return  # info/ is the first part of a .conda
+        with closing(parts(path, file, budget, strict=False)) as streams:
+            part, stream = next(streams)  # info/ is the first part of a .conda
+            return list(_info(path, part, stream, budget))
 
 
 def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tuple[str, bytes]]:

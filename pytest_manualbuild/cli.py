@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError
-from pytest_manualbuild.model import Host
+from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
+from pytest_manualbuild.model import SUBDIRS, Host
 from pytest_manualbuild.verbs import proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
@@ -47,7 +47,19 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--artifacts", type=Path, metavar="DIR")
     plan.add_argument("--matrix", metavar="NAME|FILE")
     plan.add_argument("--on", metavar="GLOB")
-    plan.add_argument("--json", action="store_true", help="print the plan as JSON with its digest")
+    plan.add_argument("--json", action="store_true", help="print it as JSON (docs/recipes.md)")
+    plan.add_argument("--subdir", choices=SUBDIRS, help="default: that of the matrix's first host")
+    plan.add_argument(
+        *("-m", "--variant-config"),
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="variants, after the recipe's own conda_build_config.yaml",
+    )
+    plan.add_argument(
+        "--exclusive-config", type=Path, metavar="FILE", help="variants, in place of the recipe's"
+    )
     plan.set_defaults(verb=_plan)
 
     hosts = verbs.add_parser("hosts", help="look at, check and clean up hosts")
@@ -76,17 +88,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import matrix, plan  # noqa: PLC0415 # only what the verb needs
+    try:
+        return _planned(arguments)
+    except RecipeError as error:
+        sys.stderr.write(f"manualbuild: {error}\n")
+        return 1
+
+
+def _planned(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import matrix, outline, package, plan, recipe  # noqa: PLC0415
     from pytest_manualbuild.reports import terminal  # noqa: PLC0415
 
-    made = plan.make(
-        arguments.recipe, arguments.artifacts, matrix.load(arguments.matrix), arguments.on
+    hosts = matrix.load(arguments.matrix)
+    subdir = arguments.subdir or hosts.hosts[0].subdir
+    outputs = outline.outputs(
+        arguments.recipe,
+        subdir=subdir,
+        configs=arguments.variant_config,
+        exclusive=arguments.exclusive_config,
     )
+    made = None
+    if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
+        made = plan.make(arguments.recipe, arguments.artifacts, hosts, arguments.on)
     if arguments.json:
-        value = {"digest": plan.digest(made), **plan.to_json(made)}
+        value: dict[str, object] = {"outputs": outline.to_json(outputs)}
+        value |= {"digest": plan.digest(made), **plan.to_json(made)} if made else {}
         sys.stdout.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
     else:
-        sys.stdout.write(terminal.plan_text(made) + f"digest: {plan.digest(made)}\n")
+        sys.stdout.write(outline.text(outputs, subdir))
+        if made:
+            sys.stdout.write(terminal.plan_text(made) + f"digest: {plan.digest(made)}\n")
     return 0
 
 

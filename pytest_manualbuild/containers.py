@@ -13,8 +13,9 @@ import struct
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -140,16 +141,18 @@ class Stream:
 
 def parts(
     path: Path, file: BinaryIO, budget: Budget, *, strict: bool = True
-) -> Iterator[tuple[str, Stream]]:
+) -> Generator[tuple[str, Stream]]:
     """Yield (``info`` or ``pkg``, stream) of a ``.conda``, (``""``, stream) of a ``.tar.bz2``.
 
-    Each stream must be read to its end before the next is asked for. Not ``strict``, bytes of a
-    zip that no reader sees are let pass, for a look at a file that somebody changed.
+    Each stream must be read to its end before the next is asked for; close what this returns.
+    Not ``strict``, bytes of a zip that no reader sees are let pass, for a look at a file that
+    somebody changed.
     Raises UnsafeArchive for what hides data or is a bomb, and ArtifactError or an error of the
     libraries for what is broken.
     """
     if not path.name.endswith(".conda"):
-        yield "", Stream(_ahead(_unbz2(path, file, budget)))
+        with closing(_ahead(_unbz2(path, file, budget))) as steps:
+            yield "", Stream(steps)
         return
     stem = path.name.removesuffix(".conda")
     if strict:
@@ -160,12 +163,19 @@ def parts(
             _check_layout(path, file, container)
         _check_metadata(container)
         for part in ("info", "pkg"):
-            with container.open(f"{part}-{stem}.tar.zst") as packed:
-                yield part, Stream(_ahead(_unzstd(path, packed, budget)))
+            with (
+                container.open(f"{part}-{stem}.tar.zst") as packed,
+                closing(_ahead(_unzstd(path, packed, budget))) as steps,
+            ):
+                yield part, Stream(steps)
 
 
-def _ahead(steps: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack the next step while this one is looked at: the libraries need no interpreter."""
+def _ahead(steps: Iterator[bytes]) -> Generator[bytes]:
+    """Unpack the next step while this one is looked at: the libraries need no interpreter.
+
+    To be closed, not left to the garbage collector: it may come while the very thread that
+    would be waited for holds a lock of ``threading``'s, and wait for ever.
+    """
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, steps, b"")
         while step := following.result():

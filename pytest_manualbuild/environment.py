@@ -23,7 +23,6 @@ from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import (
-    ArtifactError,
     ChannelError,
     EnvironmentBroken,
     NotApplicable,
@@ -32,11 +31,9 @@ from pytest_manualbuild.errors import (
 )
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.package import entries
+from pytest_manualbuild.prefix import padded
 from pytest_manualbuild.solver import LINK_S, SOLVE_S, Solver
-
-PREFIX_LENGTH = 255
-"""As conda-build's: what cannot be relocated into a long prefix is found out."""
-_PLACEHOLD = "_test_env_placehold"
 
 
 class Environments:
@@ -50,6 +47,7 @@ class Environments:
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._solved: dict[str, dict[str, Any]] = {}
+        self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +65,7 @@ class Environments:
 
     def prepare(
         self,
-        artifact: Artifact,
+        artifact: Artifact | None,
         *,
         requires: Sequence[str],
         virtual_packages: Sequence[tuple[str, str]],
@@ -75,17 +73,19 @@ class Environments:
         placement: Placement,
         progress: Progress,
     ) -> LinkedEnvironment:
-        """Return a linked environment that holds exactly this artifact.
+        """Return a linked environment that holds exactly this artifact and what is required.
 
-        ``virtual_packages`` is the host's complete list. Raises NotApplicable, Unsolvable or
+        Without an artifact it holds only the latter. ``virtual_packages`` is the host's complete
+        list. Raises NotApplicable, Unsolvable or
         Uninstallable (the package's doing), ChannelError or EnvironmentBroken (not its doing).
         """
         try:
-            channel, index, paths = self._private_channel(artifact)
+            channel, index, paths = (
+                self._private_channel(artifact) if artifact is not None else (None, {}, [])
+            )
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
-            _check_files(solution["packages"], artifact)
-            prefix, notes = _prefix(placement.root, solution["packages"])
+            prefix, notes = self._place(artifact, solution["packages"], placement.root)
             with self._one_at_a_time(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
                 path = self._linked(artifact, solution, subdir, prefix, paths, placement)
@@ -105,20 +105,33 @@ class Environments:
             for one in solution["packages"]
         )
         linking = [one.name for one in installed if (path / post_link(one.name)).is_file()]
+        ours = artifact.name if artifact is not None else ""
         return LinkedEnvironment(
             path=str(path),
             prefix=prefix,
             packages=installed,
-            post_link=tuple(sorted(linking, key=lambda name: (name == artifact.name, name))),
+            post_link=tuple(sorted(linking, key=lambda name: (name == ours, name))),
             notes=notes,
         )
+
+    def copy_of(self, artifact: Artifact) -> Path:
+        """Return a copy of the package file that has the planned bytes; EnvironmentBroken if not.
+
+        It lies in the cache, where nobody replaces it during a run.
+        """
+        self._private_channel(artifact)
+        return self._copy(artifact)
+
+    def _copy(self, artifact: Artifact) -> Path:
+        folder = self._cache / "artifacts" / artifact.sha256
+        return folder / artifact.subdir / artifact.filename
 
     def _private_channel(
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         """Copy the artifact into a channel of its own; return its URL, index and paths."""
-        folder = self._cache / "artifacts" / artifact.sha256
-        target = folder / artifact.subdir / artifact.filename
+        target = self._copy(artifact)
+        folder = target.parents[1]
         with self._one_at_a_time(artifact.sha256):
             if not target.is_file() or _sha256(target) != artifact.sha256:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +148,7 @@ class Environments:
                 if name == "info/index.json":
                     index = json.loads(content)
                 elif name == "info/paths.json":
-                    paths = _entries(target, content)
+                    paths = entries(target, content)
             section = "packages.conda" if target.name.endswith(".conda") else "packages"
             record = {**index, "sha256": artifact.sha256, "size": artifact.size}
             for subdir in {artifact.subdir, "noarch"}:
@@ -154,20 +167,25 @@ class Environments:
 
     def _solve(
         self,
-        artifact: Artifact,
+        artifact: Artifact | None,
         index: dict[str, Any],
-        channel: str,
+        channel: str | None,
         requires: Sequence[str],
         virtual_packages: Sequence[tuple[str, str]],
         subdir: str,
     ) -> dict[str, Any]:
         # A package that needs no other one needs no channel either, and no network.
-        alone = not requires and all(spec.startswith("__") for spec in artifact.depends)
+        ours, what = [], "requirements/build of the test"
+        depends: Sequence[str] = ()
+        if artifact is not None:
+            ours = [f"{artifact.name} =={artifact.version} {artifact.build}"]
+            what, depends = artifact.dist, artifact.depends
+        alone = not requires and all(spec.startswith("__") for spec in depends)
         others = [] if alone else [_channel(one) for one in self._channels]
         asked = {
             "index": index,
-            "channels": [channel, *others],
-            "specs": [f"{artifact.name} =={artifact.version} {artifact.build}", *requires],
+            "channels": [*([channel] if channel else []), *others],
+            "specs": [*ours, *requires],
             "subdir": subdir,
             "virtual_packages": list(virtual_packages),
         }
@@ -182,12 +200,12 @@ class Environments:
                 return said
             case "not-applicable":
                 raise NotApplicable(
-                    f"{artifact.dist} is not for this host: {said['text']}.",
+                    f"{what} is not for this host: {said['text']}.",
                     remedy="Nothing is wrong with either.",
                 )
             case "unsolvable":
                 raise Unsolvable(
-                    f"No environment can be made for {artifact.dist} on this host ({host}).",
+                    f"No environment can be made for {what} on this host ({host}).",
                     remedy="Check the package's depends, and --channel.",
                     detail=said["text"],
                 )
@@ -198,9 +216,21 @@ class Environments:
                     detail=said["text"],
                 )
 
+    def _place(
+        self, artifact: Artifact | None, packages: list[dict[str, Any]], root: str
+    ) -> tuple[str, tuple[str, ...]]:
+        """Check the packages' files and find their prefix: once for hosts with one solution."""
+        sha256 = artifact.sha256 if artifact is not None else ""
+        key = json.dumps([root, sha256, *(one["url"] for one in packages)])
+        with self._one_at_a_time(key):
+            if key not in self._placed:
+                _check_files(packages, artifact)
+                self._placed[key] = padded(root, packages)
+        return self._placed[key]
+
     def _linked(
         self,
-        artifact: Artifact,
+        artifact: Artifact | None,
         solution: dict[str, Any],
         subdir: str,
         prefix: str,
@@ -219,7 +249,7 @@ class Environments:
             )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
-            if wrong := _first_difference(target, paths):
+            if artifact is not None and (wrong := _first_difference(target, paths)):
                 raise Uninstallable(
                     f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
                     remedy="Build the package again.",
@@ -242,7 +272,7 @@ class Environments:
                     with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
                         link(Path(fresh) / "prefix")
                         (Path(fresh) / "prefix").rename(target)
-        if _sha256(Path(artifact.path)) != artifact.sha256:
+        if artifact is not None and _sha256(Path(artifact.path)) != artifact.sha256:
             raise EnvironmentBroken(
                 f"{artifact.path}: it changed while it was linked.",
                 remedy="Leave the packages alone during a run, and run again.",
@@ -288,71 +318,22 @@ def _channel(text: str) -> str:
     return folder.absolute().as_uri() if is_path else text
 
 
-def _check_files(packages: list[dict[str, Any]], artifact: Artifact) -> None:
+def _check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> None:
     """Compare the bytes of local packages with what their channel says of them."""
-    ours = [one for one in packages if one["name"] == artifact.name]
-    if [one["sha256"] for one in ours] != [artifact.sha256]:
+    name = artifact.name if artifact is not None else None
+    ours = [one for one in packages if one["name"] == name]
+    if artifact is not None and [one["sha256"] for one in ours] != [artifact.sha256]:
         raise EnvironmentBroken(
             f"The solver took other bytes for {artifact.dist}.", remedy="Please report it."
         )
     for one in packages:
-        if one["url"].startswith("file://") and one["name"] != artifact.name:
+        if one["url"].startswith("file://") and one["name"] != name:
             path = Path(unquote(urlsplit(one["url"]).path))
             if one["sha256"] and _sha256(path) != one["sha256"]:
                 raise ChannelError(
                     f"{path}: its bytes are not those that the channel's repodata names.",
                     remedy="Index the channel again, or fetch the package again.",
                 )
-
-
-def _prefix(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
-    """Return the padded prefix below ``root``, shorter where a package cannot take it."""
-    length = PREFIX_LENGTH
-    notes: tuple[str, ...] = ()
-    for one in packages:
-        short = min(_placeholders(one), default=length)
-        if short < length:
-            length = short
-            note = (
-                f"the prefix has {length} characters, not {PREFIX_LENGTH}:"
-                f" {one['file']} was built with a placeholder that short"
-            )
-            notes = (note,)
-    plain = f"{root}/{_PLACEHOLD}"
-    while len(plain) + len("_placehold") <= length:
-        plain += "_placehold"
-    padded = plain + "_placehold"[: max(0, length - len(plain))]
-    if len(padded) > length:
-        padded = f"{root}/e"
-    if len(padded) > length:
-        raise Uninstallable(
-            f"No prefix below {root} is short enough: {notes[0] if notes else ''}.",
-            remedy="Build the package with conda-build's padded prefix.",
-        )
-    return padded, notes
-
-
-def _placeholders(described: dict[str, Any]) -> Iterator[int]:
-    """Yield the lengths of the placeholders in the binaries of a local package."""
-    if not described["url"].startswith("file://"):
-        return
-    path = Path(unquote(urlsplit(described["url"]).path))
-    for name, content in archive.info_members(path):
-        if name == "info/paths.json":
-            for entry in _entries(path, content):
-                if entry.get("prefix_placeholder") and entry.get("file_mode") == "binary":
-                    yield len(str(entry["prefix_placeholder"]))
-            return
-
-
-def _entries(path: Path, content: bytes) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(content)["paths"]
-        if all(isinstance(entry["_path"], str) for entry in entries):
-            return list(entries)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ArtifactError(f"{path}: info/paths.json is not valid.", remedy="Build it again.")
 
 
 def _first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
@@ -371,16 +352,20 @@ def _first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _link_error(artifact: Artifact, text: str) -> Exception:
+def _link_error(artifact: Artifact | None, text: str) -> Exception:
     if "No space left" in text or "os error 28" in text:
         return EnvironmentBroken("The disk is full.", remedy="Free some space.", detail=text)
-    if artifact.filename in text or artifact.dist in text or artifact.sha256 in text:
+    if artifact is not None and _names(artifact, text):
         return Uninstallable(
             f"{artifact.dist} cannot be installed.", remedy="Build it again.", detail=text
         )
     return EnvironmentBroken(
         "The environment cannot be linked.", remedy="Check the channel's packages.", detail=text
     )
+
+
+def _names(artifact: Artifact, text: str) -> bool:
+    return any(one in text for one in (artifact.filename, artifact.dist, artifact.sha256))
 
 
 def _own_files(prefix: Path) -> None:

@@ -22,7 +22,7 @@ import msgspec
 
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.model import Cause, CheckResult, HostRecord, Outcome, Plan
+from pytest_manualbuild.model import Cause, CheckKind, CheckResult, HostRecord, Outcome, Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -30,7 +30,15 @@ PREDICATE = "urn:pytest-manualbuild:evidence:v1"
 MOST_BYTES = 256 * 1024 * 1024
 SYNC_S = 0.05
 """Results that come in a burst share one write to disk: 0.8 ms each otherwise."""
-_VIEWS = ("evidence.json", "junit.xml", "summary.md", "matrix.toml", "SHA256SUMS", "receipt.json")
+_VIEWS = (
+    "evidence.json",
+    "junit.xml",
+    "index.html",
+    "summary.md",
+    "matrix.toml",
+    "SHA256SUMS",
+    "receipt.json",
+)
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
 
@@ -171,8 +179,14 @@ def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) 
         return 16
     required = {host.name for host in planned.matrix.hosts if host.required and not host.standin}
     judged = [result for result in asked if result.host in required] or asked
+    installs = {
+        (package.artifact.key, check.name)
+        for package in planned.packages
+        for check in package.checks
+        if check.kind is CheckKind.INSTALL
+    }
     proven = any(
-        result.outcome is Outcome.PASSED and result.check != planning.INSTALL.name
+        result.outcome is Outcome.PASSED and (result.package, result.check) not in installs
         for result in judged
     )
     return 0 if proven and all(r.outcome is Outcome.PASSED for r in judged) else 8
@@ -183,7 +197,7 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
 
     ``junit_copy`` names a further place for the JUnit report. Raises EvidenceError.
     """
-    from pytest_manualbuild.reports import junit, markdown  # noqa: PLC0415 # views look back here
+    from pytest_manualbuild.reports import html, junit, markdown  # noqa: PLC0415 # they look back
 
     try:
         report = junit.write(evidence)
@@ -201,6 +215,7 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
         statement = json.dumps(_statement(evidence), indent=1, sort_keys=True).encode() + b"\n"
         views = {
             "matrix.toml": evidence.plan.matrix.text.encode(),
+            "index.html": html.render(evidence).encode(),
             "summary.md": markdown.render(evidence).encode(),
             "junit.xml": report,
             "evidence.json": statement,

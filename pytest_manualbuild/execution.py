@@ -8,37 +8,26 @@ the package's failure.
 
 from __future__ import annotations
 
-import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from pytest_manualbuild import archive, hosts
+from pytest_manualbuild import hosts, testfiles
 from pytest_manualbuild.environment import Environments
 from pytest_manualbuild.errors import (
-    ChannelError,
-    EnvironmentBroken,
     HostError,
     HostLost,
-    HostUnavailable,
     Interrupted,
-    ManualBuildError,
-    NotApplicable,
-    Uninstallable,
-    Unsolvable,
 )
-from pytest_manualbuild.hosts.base import Connection, Provider
-from pytest_manualbuild.hosts.facts import virtual_packages
+from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.model import (
     Cause,
-    Check,
     CheckResult,
     Facts,
     Host,
@@ -47,12 +36,12 @@ from pytest_manualbuild.model import (
     Outcome,
     Plan,
     PlannedPackage,
-    TestFile,
 )
-from pytest_manualbuild.section import Place, SectionRun
+from pytest_manualbuild.ready import Preparation, Section, cause_of, result
+from pytest_manualbuild.results import Place
+from pytest_manualbuild.section import Limits, SectionRun
 
 MOST_JOBS = 16
-_GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
 Key = tuple[str, str, str]
 """(host, package key, check name)"""
 
@@ -62,7 +51,7 @@ class Settings:
     """How to run, as asked for on the command line."""
 
     evidence: Path
-    check_timeout_s: float = 600.0
+    limits: Limits
     jobs: int | None = None
     """Hosts at a time; None: as many as there are, at most 16."""
 
@@ -76,6 +65,7 @@ class _Desk:
     doing: str = "waiting"
     facts: Facts | None = None
     message: str = ""
+    warnings: list[str] = field(default_factory=list)
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     started: bool = False
@@ -148,6 +138,7 @@ class Engine:
                 state=self._state(desk),
                 facts=desk.facts,
                 message=desk.message,
+                warnings=tuple(desk.warnings),
                 environments=dict(desk.environments),
                 phases_s=dict(desk.phases_s),
             )
@@ -194,22 +185,30 @@ class Engine:
         with desk.phase("provision"):
             desk.progress("looking at the host")
             desk.facts = provider.probe(host, self._run, desk.progress)
-        ready = [
-            planned
-            for planned in packages
-            if self._environment(desk, provider, desk.facts, planned)
-        ]
-        together = [ready] if host.isolation == "host" else [[planned] for planned in ready]
+        preparation = Preparation(
+            host=host,
+            run=self._run,
+            provider=provider,
+            facts=desk.facts,
+            recipe=Path(self._plan.recipe),
+            environments=self._environments,
+            progress=desk.progress,
+            give=self._give,
+            linked=desk.environments,
+        )
+        with desk.phase("environment"):
+            ready = preparation.ready(packages)
+        together = [list(chain(*ready))] if host.isolation == "host" else ready
         for batch in together:
-            self._batch(desk, provider, batch)
+            self._batch(desk, preparation, batch)
 
-    def _batch(self, desk: _Desk, provider: Provider, batch: list[PlannedPackage]) -> None:
-        """Run packages on one host one after the other; a host left dirty is replaced."""
-        left = list(batch)
+    def _batch(self, desk: _Desk, preparation: Preparation, batch: list[Section]) -> None:
+        """Run test sections on one host one after the other; a host left dirty is replaced."""
+        left, provider = list(batch), preparation.provider
         while left:
             if self._stop.is_set():
                 raise Interrupted("The run was interrupted.", remedy="Run it again.")
-            environments = [desk.environments[planned.artifact.key] for planned in left]
+            environments = [env for one in left for env in preparation.of(one)]
             with desk.phase("provision"):
                 desk.progress("starting")
                 connection = provider.start(desk.host, self._run, environments, desk.progress)
@@ -217,163 +216,66 @@ class Engine:
                 clean = True
                 while left and clean:
                     with desk.phase("run"):
-                        clean = self._section(desk, provider, connection, left.pop(0))
+                        clean = self._section(desk, preparation, connection, left.pop(0))
             finally:
                 desk.progress("releasing")
                 connection.close()
-
-    def _environment(
-        self, desk: _Desk, provider: Provider, facts: Facts, planned: PlannedPackage
-    ) -> bool:
-        """Have the package's environment linked; give the results at once where there is none."""
-        host, artifact = desk.host, planned.artifact
-        used = {check.language for check in planned.checks}
-        # As conda-build adds them for the run_test.* that it finds or makes.
-        requires = [*planned.section.requires]
-        requires += [one.PACKAGE for one in LANGUAGES if one.PACKAGE and one.NAME in used]
-        try:
             with desk.phase("environment"):
-                desk.environments[artifact.key] = self._environments.prepare(
-                    artifact,
-                    requires=requires,
-                    virtual_packages=virtual_packages(facts, host.subdir),
-                    subdir=host.subdir,
-                    placement=provider.placement(host, self._run, artifact.sha256),
-                    progress=desk.progress,
-                )
-        except NotApplicable as error:
-            for check in planned.checks:
-                self._give(
-                    _result(
-                        host, planned, check, Outcome.SKIPPED, Cause.NOT_APPLICABLE, error.problem
-                    )
-                )
-        except (Unsolvable, Uninstallable) as error:
-            cause = Cause.UNSOLVABLE if isinstance(error, Unsolvable) else Cause.UNINSTALLABLE
-            first, *rest = planned.checks
-            self._give(_result(host, planned, first, Outcome.FAILED, cause, str(error)))
-            for check in rest:
-                self._give(
-                    _result(
-                        host,
-                        planned,
-                        check,
-                        Outcome.SKIPPED,
-                        Cause.NOT_REACHED,
-                        "The package was not installed.",
-                    )
-                )
-        except (ChannelError, EnvironmentBroken) as error:
-            self._all_broken(host, [planned], error)
-        else:
-            return True
-        return False
+                # Those that were linked in place went away with the host.
+                left = [one for one in left if preparation.link(one)]
 
     def _section(
-        self, desk: _Desk, provider: Provider, connection: Connection, planned: PlannedPackage
+        self, desk: _Desk, preparation: Preparation, connection: Connection, section: Section
     ) -> bool:
-        host, artifact = desk.host, planned.artifact
+        host, planned = desk.host, section.planned
         done = 0
 
-        def give(result: CheckResult) -> None:
+        def give(given: CheckResult) -> None:
             nonlocal done
             done += 1
             desk.progress(f"{planned.label} {done}/{len(planned.checks)}")
-            self._give(result)
+            section.give(given)
 
-        section = SectionRun(
+        environment, *build = preparation.of(section)
+        run = SectionRun(
             planned,
-            desk.environments[artifact.key],
+            environment,
             Place(
                 host=host.name,
-                folder=provider.placement(host, self._run, artifact.sha256).root,
-                logs=self._settings.evidence / "logs" / host.name / planned.label,
+                folder=preparation.placement(section).root,
+                logs=self._settings.evidence / "logs" / host.name / section.logs,
                 evidence=self._settings.evidence,
             ),
             give,
-            check_timeout_s=self._settings.check_timeout_s,
+            limits=self._settings.limits,
             stopped=self._stop.is_set,
+            build=build[0] if build else None,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
-        return section.run(connection, self._test_files(planned))
-
-    def _test_files(self, planned: PlannedPackage) -> dict[str, bytes]:
-        """Return the files that the tests need: the reviewed ones, and those from the sources."""
-        files: dict[str, bytes] = {}
-        if planned.section.source_files:
-            # The sources are not here; conda-build keeps what they gave in the package.
-            members = archive.info_members(Path(planned.artifact.path))
-            files = {
-                name.removeprefix("info/test/"): content
-                for name, content in members
-                if name.startswith("info/test/") and not _GENERATED.fullmatch(name)
-            }
-        files |= {
-            file.path: _reviewed(Path(self._plan.recipe), file)
-            for file in (*planned.section.scripts, *planned.section.files)
-        }
-        return files
+        files = testfiles.needed(section.recipe, planned)
+        try:
+            if inside := testfiles.in_prefix(section.recipe, planned):
+                connection.put(environment.prefix, inside)
+            ended = run.run(connection, files)
+        except HostLost as error:
+            # Only this section may be to blame; whoever comes next gets a host that is there.
+            desk.state, desk.message = "lost", error.problem
+            for check in planned.checks:
+                section.give(
+                    result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
+                )
+            return False
+        desk.warnings += [f"{planned.label}: {warning}" for warning in ended.warnings]
+        return ended.clean
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
-        cause = _cause(error)
+        cause = cause_of(error)
         for planned in packages:
             for check in planned.checks:
-                self._give(_result(host, planned, check, Outcome.ERROR, cause, str(error)))
+                self._give(result(host, planned, check, Outcome.ERROR, cause, str(error)))
 
-    def _give(self, result: CheckResult) -> None:
+    def _give(self, given: CheckResult) -> None:
         """Hand out a result; the first one of a check stays, and unselected ones are dropped."""
-        future = self._futures.get((result.host, result.package, result.check))
+        future = self._futures.get((given.host, given.package, given.check))
         if future is not None and not future.done():
-            future.set_result(result)
-
-
-def _result(  # private, and each call would only repeat the names
-    host: Host,
-    planned: PlannedPackage,
-    check: Check,
-    outcome: Outcome,
-    cause: Cause,
-    message: str,
-) -> CheckResult:
-    return CheckResult(
-        host=host.name,
-        package=planned.artifact.key,
-        check=check.name,
-        outcome=outcome,
-        cause=cause,
-        message=message,
-    )
-
-
-def _cause(error: ManualBuildError) -> Cause:
-    match error:
-        case HostLost():
-            return Cause.HOST_LOST
-        case HostUnavailable():
-            return Cause.HOST_UNAVAILABLE
-        case ChannelError():
-            return Cause.CHANNEL
-        case EnvironmentBroken():
-            return Cause.ENVIRONMENT
-        case Interrupted():
-            return Cause.INTERRUPTED
-        case _:
-            return Cause.INTERNAL
-
-
-def _reviewed(folder: Path, file: TestFile) -> bytes:
-    """Read a test file, refusing one that changed since it was planned."""
-
-    try:
-        data = (folder / file.path).read_bytes()
-    except OSError as error:
-        raise EnvironmentBroken(
-            f"{folder / file.path}: cannot be read: {error.strerror}.",
-            remedy="Bring it back and run again.",
-        ) from error
-    if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise EnvironmentBroken(
-            f"{folder / file.path}: it changed while the run was under way.",
-            remedy="Leave the recipe alone during a run, and run again.",
-        )
-    return data
+            future.set_result(given)

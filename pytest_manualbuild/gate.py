@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 
 from pytest_manualbuild import evidence as evidences
@@ -17,18 +17,22 @@ from pytest_manualbuild import outcomes
 from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild import policy as policies
+from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import (
     Artifact,
     Cause,
     Check,
+    CheckKind,
     Finding,
     Severity,
     TestSection,
 )
 from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
+from pytest_manualbuild.recipe import specs
+from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
 from pytest_manualbuild.verdict import Decision, Reason, Verdict, note
 from pytest_manualbuild.verdict import reject as _reject
@@ -45,9 +49,15 @@ class Found:
     artifact: Artifact | None
     """None: the file is not there, or cannot be read; ``problem`` says why."""
     problem: str = ""
-    carried: TestSection | None = None
+    carried: tuple[TestSection, ...] | None = None
     """The tests of the recipe inside the package; None when it carries none."""
-    reviewed: TestSection | None = None
+    altered: tuple[str, ...] = ()
+    """How its ``info/test`` differs from them, in sentences without a subject."""
+    shipped: tuple[TestSection, ...] | None = None
+    """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
+    reviewed: tuple[TestSection, ...] | None = None
     """The tests of the recipe that is kept with the evidence."""
     findings: tuple[Finding, ...] = ()
     """What the audit finds in the file now."""
@@ -192,11 +202,11 @@ def _tests(case: Case) -> Iterator[Reason]:
         planned = plan.package(found.key)
         if found.artifact is None:
             continue
-        if planned.checks != planning.checks(planned.section):
-            yield _reject(f"{found.key}: the planned checks are not those of its test section.")
+        if planned.checks != checks(planned.sections):
+            yield _reject(f"{found.key}: the planned checks are not those of its test sections.")
         if found.reviewed is None:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
-        elif found.reviewed != planned.section:
+        elif found.reviewed != planned.sections:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
         if found.carried is None:
             yield _reject(
@@ -204,22 +214,53 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            for difference in _differences(planned.section, found.carried):
+            inside = _differences(planned.sections, found.carried, "the recipe inside the package")
+            for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
-        if len(planned.checks) == 1:
+        if all(check.kind is CheckKind.INSTALL for check in planned.checks):
             yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
 
 
-def _differences(reviewed: TestSection, carried: TestSection) -> Iterator[str]:
-    ours, theirs = planning.checks(reviewed), planning.checks(carried)
-    for check in _only(ours, theirs):
-        yield f"the recipe inside the package lacks the check {check.name!r}."
-    for check in _only(theirs, ours):
-        yield f"the recipe inside the package has another check {check.name!r}."
-    if ours == theirs:
-        for name in ("scripts", "files", "requires", "source_files", "downstreams", "commands"):
-            if getattr(reviewed, name) != getattr(carried, name):
-                yield f"the recipe inside the package has other test {name}."
+def _shipped(case: Case) -> Iterator[Reason]:
+    """What rattler-build would run from the package is what the reviewed recipe says."""
+    for found in case.packages:
+        sections = case.stored.evidence.plan.package(found.key).sections
+        if found.artifact is None or not sections[0].schema:
+            continue
+        for difference in _differences(
+            shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
+        ):
+            yield _reject(f"{found.key}: {difference}")
+        for section in sections:
+            for file in section.files:
+                path = f"{section.cwd}/{file.path}"
+                if found.files.get(path) != file.sha256:
+                    yield _reject(f"{found.key}: its test file {path} is not the reviewed one.")
+
+
+def _differences(
+    reviewed: Sequence[TestSection], carried: Sequence[TestSection], where: str
+) -> Iterator[str]:
+    ours, theirs = checks(reviewed), checks(carried)
+    named = [f"{where} lacks the check {check.name!r}." for check in _only(ours, theirs)]
+    named += [f"{where} has another check {check.name!r}." for check in _only(theirs, ours)]
+    if not named:
+        for one, other in zip(reviewed, carried, strict=False):
+            section = f" in {one.label}" if one.label else ""
+            named += [
+                f"{where} has other test {field.name}{section}."
+                for field in fields(TestSection)
+                if not _agree(field.name, getattr(one, field.name), getattr(other, field.name))
+            ]
+    if not named and len(reviewed) != len(carried):
+        named = [f"{where} has other tests."]
+    yield from named
+
+
+def _agree(name: str, one: object, other: object) -> bool:
+    if name == "requires" and isinstance(one, tuple) and isinstance(other, tuple):
+        return specs.agree(one, other)
+    return one == other
 
 
 def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:
@@ -245,7 +286,7 @@ def _results(case: Case) -> Iterator[Reason]:
     wanted = [
         (cell.host, cell.package, check.name)
         for cell in cells
-        for check in planning.checks(plan.package(cell.package).section)
+        for check in checks(plan.package(cell.package).sections)
     ]
     for host, package, check in wanted:
         if counted[host, package, check] != 1:
@@ -346,6 +387,7 @@ _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_each(_identity), _RUN),
     (_packages, "Give the files that were tested with --artifacts, or run the tests of these."),
     (_tests, "Build it again from the recipe that was reviewed, then run its tests."),
+    (_shipped, "Build it again from the recipe that was reviewed, then run its tests."),
     (_results, _RUN),
     (_each(_junit), _RUN),
     (_age, _RUN),

@@ -7,8 +7,9 @@ design: host, check, test section, artifact, environment, outcome, cause.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -31,6 +32,7 @@ class Cause(StrEnum):
     TEST_FAILED = "test-failed"  # a test left a file of that name
     UNSOLVABLE = "unsolvable"
     UNINSTALLABLE = "uninstallable"
+    CONTENTS = "contents"  # the package file does not hold what it must
     # error
     HOST_UNAVAILABLE = "host-unavailable"
     HOST_LOST = "host-lost"
@@ -41,6 +43,7 @@ class Cause(StrEnum):
     # skipped
     RECIPE = "recipe"
     NOT_REACHED = "not-reached"
+    EXIT_0 = "exit-0"  # an earlier command ended their shell well: conda-build calls that passed
     NOT_APPLICABLE = "not-applicable"
     WAIVED = "waived"
     NOT_SELECTED = "not-selected"
@@ -53,6 +56,10 @@ class CheckKind(StrEnum):
     IMPORT = "import"
     COMMAND = "command"
     SCRIPT = "script"
+    USE = "use"  # an import in Perl that nothing more is asked of than to be found
+    PIP_CHECK = "pip-check"
+    CONTENTS = "contents"  # of the package file; needs no environment
+    DOWNSTREAM = "downstream"  # the tests of another package, beside this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ class Check:
     """What is run: the module, the command line, or the script's path in the recipe."""
     index: int = 0
     """Position in its list of the recipe, from 0."""
+    section: int = 0
+    """Position of its test section in the package's, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +97,27 @@ class Import:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSection:
-    """What a recipe says must be tested, of one output: the reviewed text of the tests."""
+class ContentsRule:
+    """One line of a ``package_contents`` test."""
 
+    kind: str
+    """``files``, ``bin``, ``lib``, ``include``, ``site_packages`` or ``strict``."""
+    glob: str = ""
+    """As the recipe has it; empty for ``strict``: every file is named by another rule."""
+    exists: bool = True
+    """Whether a file must match, or none may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSection:
+    """Tests that share an environment of their own: the reviewed text of the tests.
+
+    An output of a ``meta.yaml`` has exactly one; one of a ``recipe.yaml`` has one for each of
+    its tests.
+    """
+
+    label: str = ""
+    """What the names of its checks begin with, such as ``tests[1]``; unique in the package."""
     imports: tuple[Import, ...] = ()
     commands: tuple[str, ...] = ()
     scripts: tuple[TestFile, ...] = ()
@@ -99,6 +126,22 @@ class TestSection:
     files: tuple[TestFile, ...] = ()
     source_files: tuple[str, ...] = ()
     downstreams: tuple[str, ...] = ()
+    schema: int = 0
+    """Whose rules hold: 0 those of ``meta.yaml``, 1 those of ``recipe.yaml``."""
+    pip_check: bool = False
+    script: str | None = None
+    """A text to run whole; None: the commands are run, or there is nothing to run."""
+    interpreter: str = ""
+    """The language of ``script``, one of ours; empty: it is for the shell."""
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = ""
+    """The folder of commands, script and files, below the prefix; empty: one outside of it."""
+    build_requires: tuple[str, ...] = ()
+    """What a second environment holds, whose programs are found first."""
+    contents: tuple[ContentsRule, ...] = ()
+    """What the package file must hold; a section with such rules has nothing else to run."""
+    unrunnable: str = ""
+    """Why this version cannot run the section, in a sentence; its checks are skipped then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +153,14 @@ class Output:
     build_number: int
     noarch: str | None
     skip: bool
-    section: TestSection
+    sections: tuple[TestSection, ...]
+    """At least one, in the order in which they run."""
+    variant: dict[str, str] = field(default_factory=dict)
+    """The variant keys that it uses, with their values."""
+    run: tuple[str, ...] = ()
+    """``requirements/run``."""
+    test: dict[str, Any] = field(default_factory=dict)
+    """The test section as the recipe gives it, for people to read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +259,23 @@ class PlannedPackage:
     artifact: Artifact
     label: str
     """Short, free of hashes, and unique in the plan: the PACKAGE of a report's class name."""
-    section: TestSection
+    sections: tuple[TestSection, ...]
+    """At least one. Each runs in an environment of its own, whatever became of those before."""
     checks: tuple[Check, ...]
     """In the order in which they run; the first is always ``install``."""
+
+    def only(self, section: int) -> PlannedPackage:
+        """Return the package with nothing but this one of its sections and its checks."""
+        return replace(
+            self,
+            sections=(self.sections[section],),
+            checks=tuple(check for check in self.checks if check.section == section),
+        )
+
+    def environment_key(self, section: int) -> str:
+        """Return what names the environment of a section in a host's record."""
+        key = self.artifact.key
+        return f"{key} {self.sections[section].label}" if section else key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,8 +372,10 @@ class HostRecord:
     """``tested``, ``unavailable``, ``lost`` or ``never-reached``."""
     facts: Facts | None = None
     message: str = ""
+    warnings: tuple[str, ...] = ()
+    """What tests did to it beside passing or failing, in sentences."""
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
-    """By package key."""
+    """By package key; that of a section after the first by key and label."""
     phases_s: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each phase: provision, environment, run. The host is released after that,
     while the report is written."""

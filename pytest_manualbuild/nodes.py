@@ -6,6 +6,7 @@ nothing themselves, and never import a file of the recipe.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from pytest_manualbuild import recipe
+from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.model import Check, CheckKind, CheckResult, Outcome, Plan, PlannedPackage
+from pytest_manualbuild.reports.text import tail
 
 PROPERTY = "manualbuild"
 """The user property of a report that carries the result, as JSON: it passes from worker to
 controller and is the same with and without pytest-xdist."""
 Ask = Callable[[tuple[str, str, str]], CheckResult]
-_TAIL_LINES = 40
 
 
 class RecipeNode(pytest.Collector):
@@ -29,6 +32,7 @@ class RecipeNode(pytest.Collector):
         super().__init__(**kwargs)
         self.plan = plan
         self.ask = ask
+        self.file = recipe.file(Path(plan.recipe))
 
     def collect(self) -> Iterator[HostNode]:
         """Yield the hosts that have something to test, in the order of the matrix."""
@@ -61,7 +65,7 @@ class PackageNode(pytest.Collector):
     def collect(self) -> Iterator[CheckItem]:
         """Yield the checks, in the order in which they run."""
         for check in self.planned.checks:
-            yield CheckItem.from_parent(self, name=item_name(check), check=check)
+            yield CheckItem.from_parent(self, name=item_name(self.planned, check), check=check)
 
 
 class CheckItem(pytest.Item):
@@ -105,8 +109,7 @@ class CheckItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Say in headings which check of which package on which host it is."""
         host, _, check = self.key
-        recipe = Path(self.parent.parent.parent.plan.recipe) / "meta.yaml"
-        return recipe, 0, f"{host}: {self.parent.name}: {check}"
+        return self.parent.parent.parent.file, 0, f"{host}: {self.parent.name}: {check}"
 
     def _story(self, result: CheckResult) -> str:
         host, package, _ = self.key
@@ -118,34 +121,44 @@ class CheckItem(pytest.Item):
         for title, text in (("stdout", result.stdout), ("stderr", result.stderr)):
             if text.strip():
                 lines.append(f"--- {title} ---")
-                lines += [visible(line) for line in text.splitlines()[-_TAIL_LINES:]]
+                lines += tail(text)
         if result.log:
             lines.append(f"All of its output: {result.log}")
         return "\n".join(lines)
 
 
-def visible(line: str) -> str:
-    """Show control characters instead of sending them to somebody's terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)
-
-
-def item_name(check: Check) -> str:
+def item_name(planned: PlannedPackage, check: Check) -> str:
     """Return a name for pytest that is free of what breaks its selection: ``::``, ``[``, ``@``."""
+    name = _plain_name(check)
+    label = planned.sections[check.section].label
+    if not label or check.name == name:
+        return name  # the `install` of the package, whichever section proves it
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+    # What was lost of `tests[0][>=3.9]` must not make two names one.
+    lost = f"-{check.section}" if re.search(r"[^A-Za-z0-9.\[\]]", label) else ""
+    return f"{plain}{lost}-{name}"
+
+
+def _plain_name(check: Check) -> str:
     match check.kind:
         case CheckKind.INSTALL:
             return "install"
-        case CheckKind.IMPORT:
+        case CheckKind.IMPORT | CheckKind.USE:
             return f"imports-{check.index}"
         case CheckKind.COMMAND:
             return f"commands-{check.index}"
+        case CheckKind.SCRIPT if check.text == INLINE:
+            return "script"
         case CheckKind.SCRIPT:
             return check.text.replace("/", "-")
+        case CheckKind.PIP_CHECK | CheckKind.CONTENTS | CheckKind.DOWNSTREAM:
+            return f"{check.kind}-{check.index}"
 
 
 def nodeids(plan: Plan, root: str) -> dict[str, tuple[str, str, str]]:
     """Return the key of every node id of the plan, below a root of that name."""
     return {
-        f"{root}::{cell.host}::{planned.label}::{item_name(check)}": (
+        f"{root}::{cell.host}::{planned.label}::{item_name(planned, check)}": (
             cell.host,
             cell.package,
             check.name,

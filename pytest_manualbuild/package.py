@@ -15,6 +15,8 @@ from pytest_manualbuild.model import SUBDIRS, Artifact
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"
 _VARIANT = "info/hash_input.json"
+_PATHS = "info/paths.json"
+TESTS = "info/tests/tests.yaml"
 
 
 def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
@@ -25,27 +27,35 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
     ``build_artefacts/`` are looked for beside the recipe and in the current folder.
     Raises ArtifactError naming where was looked.
     """
-    if artifacts is not None:
-        places = [artifacts]
-    else:
-        parents = dict.fromkeys([recipe_folder.parent, recipe_folder, Path.cwd()])
-        places = [
-            parent / name for parent in parents for name in ("build_artifacts", "build_artefacts")
-        ]
+    places = [artifacts] if artifacts is not None else _beside(recipe_folder)
     for place in places:
-        found = sorted(
-            path
-            for subdir in PACKAGE_SUBDIRS
-            for folder in ([place / subdir] if place.name != subdir else [place])
-            for path in folder.glob("*")
-            if path.name.endswith(archive.EXTENSIONS)
-        )
-        if found:
-            return [path.absolute() for path in found]
+        if found := _in(place):
+            return found
     looked = ", ".join(str(place) for place in places)
     raise ArtifactError(
         f"There is no package to test: looked for SUBDIR/*.conda and SUBDIR/*.tar.bz2 in {looked}.",
         remedy="Build the recipe first, or give the folder of its packages with --artifacts.",
+    )
+
+
+def are_beside(recipe_folder: Path) -> bool:
+    """Whether packages lie where they are looked for without being told."""
+    return any(_in(place) for place in _beside(recipe_folder))
+
+
+def _beside(recipe_folder: Path) -> list[Path]:
+    parents = dict.fromkeys([recipe_folder.parent, recipe_folder, Path.cwd()])
+    names = ("build_artifacts", "build_artefacts")
+    return [parent / name for parent in parents for name in names]
+
+
+def _in(place: Path) -> list[Path]:
+    return sorted(
+        path.absolute()
+        for subdir in PACKAGE_SUBDIRS
+        for folder in ([place / subdir] if place.name != subdir else [place])
+        for path in folder.glob("*")
+        if path.name.endswith(archive.EXTENSIONS)
     )
 
 
@@ -146,17 +156,28 @@ def _artifact(
     )
 
 
-def carried_recipe(path: Path, into: Path) -> Path | None:
-    """Write the recipe that a package carries below ``into``; return its folder, None without one.
+def paths(path: Path) -> dict[str, str]:
+    """Return the sha256 of each of a package's files, as ``info/paths.json`` lists them.
 
-    For an output of a multi-output recipe it is the copy of the whole recipe (``parent/``).
+    Raises ArtifactError when there is no such list.
     """
     for name, content in archive.info_members(path):
-        if name.startswith("info/recipe/"):
-            target = into / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    for folder in (into / "info/recipe/parent", into / "info/recipe"):
-        if (folder / "meta.yaml").is_file():
-            return folder
-    return None
+        if name == _PATHS:
+            return {one["_path"]: str(one.get("sha256", "")) for one in entries(path, content)}
+    raise ArtifactError(f"{path}: it has no {_PATHS}.", remedy="Build it again.")
+
+
+def entries(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """Return the entries of a package's ``info/paths.json``; ArtifactError if it is broken."""
+    try:
+        found = json.loads(content)["paths"]
+        if all(isinstance(entry["_path"], str) for entry in found):
+            return list(found)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ArtifactError(f"{path}: {_PATHS} is not valid.", remedy="Build it again.")
+
+
+def member(path: Path, name: str) -> bytes | None:
+    """Return a file of a package's ``info/``, or None if it has none of that name."""
+    return next((content for found, content in archive.info_members(path) if found == name), None)

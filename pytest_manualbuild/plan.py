@@ -10,21 +10,18 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pytest_manualbuild import package, recipe
+from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ArtifactError, ManualBuildError, MatrixError
 from pytest_manualbuild.model import (
     Artifact,
     Cell,
-    Check,
-    CheckKind,
     Host,
     Matrix,
     Output,
@@ -33,8 +30,6 @@ from pytest_manualbuild.model import (
     TestSection,
 )
 
-INSTALL = Check(name="install", kind=CheckKind.INSTALL)
-_NAME_LENGTH = 80
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
@@ -53,15 +48,15 @@ def make(
         names = ", ".join(host.name for host in matrix.hosts)
         raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
     # The recipe first: without one there is nothing to look for packages of.
-    folder = recipe.load(recipe_folder, subdir=selected[0].subdir).folder
+    folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
-        (artifact, section_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, sections_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
-        PlannedPackage(artifact=artifact, label=label, section=section, checks=checks(section))
-        for (artifact, section), label in zip(planned, labels, strict=True)
+        PlannedPackage(artifact=artifact, label=label, sections=sections, checks=checks(sections))
+        for (artifact, sections), label in zip(planned, labels, strict=True)
     )
     return Plan(
         recipe=str(folder),
@@ -72,13 +67,18 @@ def make(
     )
 
 
-def section_of(folder: Path, artifact: Artifact) -> TestSection:
+def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
     """Render the recipe with the package's variant; return the tests of its output.
 
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
     """
-    subdir = "linux-64" if artifact.subdir == "noarch" else artifact.subdir
-    outputs = recipe.load(folder, subdir=subdir, variant=artifact.variant).outputs
+    config = package.member(Path(artifact.path), "info/recipe/conda_build_config.yaml") or b""
+    outputs = recipe.load(
+        folder,
+        subdir=artifact.subdir,
+        variant=_variant(artifact),
+        config=config.decode(errors="replace"),
+    ).outputs
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             return _checked(output, artifact)
@@ -90,7 +90,18 @@ def section_of(folder: Path, artifact: Artifact) -> TestSection:
     )
 
 
-def _checked(output: Output, artifact: Artifact) -> TestSection:
+_PYTHON = re.compile(r"python(?:_abi)? (?:>=)?(\d+\.\d+)")
+
+
+def _variant(artifact: Artifact) -> dict[str, str]:
+    """Return the variant of a package; the hash leaves out the Python that its name has."""
+    found = filter(None, (_PYTHON.match(spec) for spec in artifact.depends))
+    python = next((match.group(1) for match in found), None)
+    given = {} if python is None or artifact.noarch else {"python": python}
+    return {**given, **artifact.variant}
+
+
+def _checked(output: Output, artifact: Artifact) -> tuple[TestSection, ...]:
     if output.skip:
         raise ArtifactError(
             f"{artifact.key}: the recipe skips {output.name} on {artifact.subdir}.",
@@ -102,68 +113,13 @@ def _checked(output: Output, artifact: Artifact) -> TestSection:
             f" {artifact.subdir}.",
             remedy="Build it again from this recipe.",
         )
-    return output.section
-
-
-def checks(section: TestSection) -> tuple[Check, ...]:
-    """Return the checks of a test section in the order in which they run, ``install`` first.
-
-    Names stay the same from run to run; a repeated one gets `` #2`` and so on.
-    """
-    found = [INSTALL]
-    found += [
-        _script(script.path)
-        for script in section.scripts
-        if not script.path.endswith((".sh", ".bat"))
-    ]
-    found += [
-        Check(
-            name=f"imports: {item.name}"
-            if item.language == "python"
-            else f"imports[{item.language}]: {item.name}",
-            kind=CheckKind.IMPORT,
-            language=item.language,
-            text=item.name,
-            index=index,
+    if output.build_number != artifact.build_number:
+        raise ArtifactError(
+            f"{artifact.key}: the recipe says build number {output.build_number}, the package"
+            f" {artifact.build_number}.",
+            remedy="Build it again from this recipe, or give the one that it was built from.",
         )
-        for index, item in enumerate(section.imports)
-    ]
-    found += [_script(script.path) for script in section.scripts if script.path.endswith(".sh")]
-    found += [
-        Check(
-            name=f"commands[{index}]: {_one_line(command)}",
-            kind=CheckKind.COMMAND,
-            language="shell",
-            text=command,
-            index=index,
-        )
-        for index, command in enumerate(section.commands)
-    ]
-    return tuple(_distinct(found))
-
-
-_LANGUAGES = {".py": "python", ".sh": "shell", ".pl": "perl", ".lua": "lua", ".r": "r"}
-
-
-def _script(path: str) -> Check:
-    language = _LANGUAGES.get(Path(path).suffix, "")
-    return Check(name=path, kind=CheckKind.SCRIPT, language=language, text=path)
-
-
-def _one_line(command: str) -> str:
-    line = " ".join(command.split())
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "…"
-
-
-def _distinct(found: Iterable[Check]) -> Iterable[Check]:
-    seen: Counter[str] = Counter()
-    for check in found:
-        seen[check.name] += 1
-        if seen[check.name] == 1:
-            yield check
-        else:
-            yield replace(check, name=f"{check.name} #{seen[check.name]}")
+    return output.sections
 
 
 def cells(hosts: Iterable[Host], artifacts: Sequence[Artifact]) -> tuple[Cell, ...]:

@@ -59,6 +59,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds that one check may take (default: 600)",
     )
     add(
+        "--section-timeout",
+        dest="mb_section_timeout",
+        metavar="S",
+        type=float,
+        default=7200.0,
+        help="seconds that one package's tests may take on one host (default: 7200)",
+    )
+    add(
         "--keep",
         dest="mb_keep",
         choices=("never",),
@@ -107,6 +115,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
     # A warning in this process says nothing about a package: settings must not make it an error.
     config.addinivalue_line("filterwarnings", "default")
+    if not hasattr(config, "workerinput"):
+        from pytest_manualbuild import recipe  # noqa: PLC0415 # see the module's docstring
+
+        recipe.prepare()  # its process loads what it needs while this one does
     from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:

@@ -24,6 +24,7 @@ from pytest_manualbuild.execution import Engine, Settings
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
 from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
+from pytest_manualbuild.section import Limits
 
 DEFAULT_CHANNEL = "conda-forge"
 Key = tuple[str, str, str]
@@ -40,8 +41,9 @@ def begin(config: pytest.Config) -> Controller | Worker:
             f"--recipe collects only the recipe, not {' '.join(config.args)!r}."
             " Select checks with -k and hosts with --on."
         )
-    if option.mb_check_timeout <= 0 or (option.mb_jobs is not None and option.mb_jobs < 1):
-        raise pytest.UsageError("--check-timeout and --jobs must be above 0.")
+    numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
+    if any(number is not None and not number > 0 for number in numbers):
+        raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
     try:
@@ -119,7 +121,9 @@ class _Session:
                 self.run(),
                 Settings(
                     evidence=self.folder,
-                    check_timeout_s=option.mb_check_timeout,
+                    limits=Limits(
+                        check_s=option.mb_check_timeout, section_s=option.mb_section_timeout
+                    ),
                     jobs=option.mb_jobs,
                 ),
                 self._selected,
@@ -198,7 +202,8 @@ class Controller(_Session):
 
     def waiting(self, status: str) -> None:
         """Show on a terminal what the hosts are doing."""
-        import_module("pytest_manualbuild.reports.terminal")  # slow; nothing else is to do now
+        for name in ("html", "terminal"):
+            import_module(f"pytest_manualbuild.reports.{name}")  # slow; nothing else is to do now
         self._waited.show(status)
 
     def ask(self, key: Key) -> CheckResult:
@@ -294,7 +299,7 @@ class Controller(_Session):
                 "pytest-manualbuild": __version__,
                 **{
                     name: metadata.version(name)
-                    for name in ("pytest", "pytest-xdist", "py-rattler")
+                    for name in ("pytest", "pytest-xdist", "py-rattler", "py-rattler-build")
                 },
             },
         )

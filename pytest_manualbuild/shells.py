@@ -18,6 +18,7 @@ import tarfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, cast
 
 from pytest_manualbuild.errors import HostLost, HostUnavailable
@@ -32,6 +33,30 @@ PUT_S = 300.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KILLED = 137
 _MOST_MARKER = 4000  # below PIPE_BUF, so that a marker is written in one piece
+_MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e]*)\x1e")
+_BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e]*")
+_ANSWERS = frozenset({"bash", "folders", "killed", "pong", "put"})
+# Names of what runs beside process 1, the control shell and its latest job. Zombies are nothing.
+_LEFT = """\
+_mb_count=0
+for _mb_p in /proc/[0-9]*; do
+  _mb_p=${_mb_p#/proc/}
+  case $_mb_p in 1|$$|$!) continue;; esac
+  { read -r _mb_stat </proc/$_mb_p/stat; } 2>/dev/null || continue
+  case ${_mb_stat##*\\) } in Z*|X*) continue;; esac
+  _mb_name=${_mb_stat#*\\(}
+  _mb_count=$((_mb_count + 1))
+  [ $_mb_count -gt 20 ] || _mb_left=$_mb_left/${_mb_name%\\)*}
+done
+[ $_mb_count -le 20 ] || _mb_left="$_mb_left/and $((_mb_count - 20)) more"
+"""
+_ALONE_S = 1.0
+_MOST_BEHIND = 4 * 1024 * 1024
+READ_SCRIPT = (
+    'exec 9<&0 </dev/null; _mb_text=$(</dev/fd/9); exec 9<&-; eval "unset _mb_text; $_mb_text"'
+)
+"""What bash is given with ``-c`` to run the script on its standard input. All of it is read before
+its first line runs, so that no file, no pipe and no list of processes shows the words in it."""
 
 Stream = Literal["stdout", "stderr"]
 
@@ -53,75 +78,125 @@ class Transport(Protocol):
 
 
 class Framing:
-    """Takes markers out of two streams, and puts events of both into one order."""
+    """Takes markers out of two streams, and puts events of both into one order.
 
-    def __init__(self, nonce: bytes) -> None:
-        self._nonce = nonce
-        self._start = b"\x1e" + nonce + b":"
-        self._whole = re.compile(b"\x1e" + nonce + rb":(\d+):([a-z]+):([^\x1e]*)\x1e")
+    A marker is ``RS NONCE:KIND:TEXT RS``. What a nonce may say is fixed: the connection's is
+    known to the control shell alone and says answers; each script has two more, one for its
+    marks, and one for its exit that it never sees. With anything else a marker is output.
+    """
+
+    def __init__(self) -> None:
+        self.nonce = _new_nonce()
+        self._may_say: dict[bytes, frozenset[str]] = {self.nonce.encode(): _ANSWERS}
+        self._script: tuple[bytes, ...] = ()
         self._rest: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
-        self._queue: dict[Stream, deque[bytes | tuple[str, str]]] = {
-            "stdout": deque(),
-            "stderr": deque(),
-        }
-        self.sequence = 0
+        self._queue: dict[Stream, deque[bytes | _Marker]] = {"stdout": deque(), "stderr": deque()}
+        self._behind = 0
+        """Bytes in the queues: they pile up where a marker is missing on the other stream."""
+        self.group: int | None = None
+        """The process group of the script that runs, as its first marker said."""
         self.answers: dict[str, str] = {}
         """What the control shell itself said, by kind."""
+
+    def begin(self) -> tuple[str, str]:
+        """Forget what came before; return the nonces of the next script's marks and exit."""
+        for queue in self._queue.values():
+            queue.clear()
+        self._behind = 0
+        self.group = None
+        for past in self._script:  # left-over processes may still hold them
+            self._may_say[past] = frozenset()
+        mark, ended = _new_nonce(), _new_nonce()
+        self._script = mark.encode(), ended.encode()
+        self._may_say |= {
+            mark.encode(): frozenset({"mark", "group"}),
+            ended.encode(): frozenset({"exit"}),
+        }
+        return mark, ended
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take bytes of one stream."""
         data = self._rest[stream] + data
-        queue = self._queue[stream]
         position = 0
-        for found in self._whole.finditer(data):
-            if found.start() > position:
-                queue.append(data[position : found.start()])
+        for found in _MARKER.finditer(data):
+            may_say = self._may_say.get(found[1])
+            if may_say is None:
+                continue
+            self._output(stream, data[position : found.start()])
             position = found.end()
-            kind, text = found[2].decode(), found[3].decode(errors="replace")
-            if kind in ("mark", "exit"):
-                # Of an older script, whose left-over processes still hold its functions: dropped.
-                if int(found[1]) == self.sequence:
-                    queue.append((kind, text))
-            else:
-                self.answers[kind] = text
+            kind = found[2].decode()
+            if kind in may_say:
+                self._said(stream, kind, found[3].decode(errors="replace"))
         data = data[position:]
-        keep = self._unfinished(data)
-        if keep:
-            self._rest[stream] = data[-keep:]
-            data = data[:-keep]
-        else:
-            self._rest[stream] = b""
-        if data:
-            queue.append(data)
+        keep = _unfinished(data)
+        self._rest[stream] = data[len(data) - keep :]
+        self._output(stream, data[: len(data) - keep])
 
-    def _unfinished(self, data: bytes) -> int:
-        """Return how many bytes at the end may be the beginning of a marker."""
-        at = data.rfind(b"\x1e")
-        if at < 0:
-            return 0
-        tail = data[at:]
-        if tail.startswith(self._start):
-            return len(tail) if len(tail) <= _MOST_MARKER else 0
-        return len(tail) if self._start.startswith(tail) else 0
+    def _output(self, stream: Stream, data: bytes) -> None:
+        if data:
+            self._queue[stream].append(data)
+            self._behind += len(data)
+
+    def _said(self, stream: Stream, kind: str, text: str) -> None:
+        if kind in ("mark", "exit"):
+            self._queue[stream].append(_Marker(kind, text, time.monotonic()))
+        elif kind == "group":
+            # The first one was sent before the script's own text; another is a lie.
+            if self.group is None and text.isdigit():
+                self.group = int(text)
+        else:
+            self.answers[kind] = text
 
     def next(self) -> Event | None:
         """Return the next event that is complete: marks count when both streams reached them."""
         for stream, queue in self._queue.items():
             if queue and isinstance(queue[0], bytes):
-                return Output(stream=stream, data=cast("bytes", queue.popleft()))
-        out, err = self._queue["stdout"], self._queue["stderr"]
-        if out and err:
-            kind, text = cast("tuple[str, str]", out.popleft())
-            err.popleft()
-            return Mark(text=text) if kind == "mark" else Exit(status=int(text))
-        return None
+                data = cast("bytes", queue.popleft())
+                self._behind -= len(data)
+                return Output(stream=stream, data=data)
+        marker = self._marker()
+        if marker is None:
+            return None
+        if marker.kind == "mark":
+            return Mark(text=marker.text)
+        return Exit(status=int(marker.text))
 
-    def begin(self) -> int:
-        """Forget what came before, and return the number of the next script."""
-        for queue in self._queue.values():
-            queue.clear()
-        self.sequence += 1
-        return self.sequence
+    def _marker(self) -> _Marker | None:
+        """Take the next marker; one that a test kept off a stream comes alone, a little later."""
+        out, err = (cast("deque[_Marker]", queue) for queue in self._queue.values())
+        if out and err:
+            if out[0] == err[0]:
+                err.popleft()
+                return out.popleft()
+            if err[0] in out:
+                return out.popleft()
+            if out[0] in err:
+                return err.popleft()
+        waits = [queue for queue in (out, err) if queue]
+        if not waits:
+            return None
+        oldest = min(waits, key=lambda queue: queue[0].came_s)
+        late = time.monotonic() - oldest[0].came_s > _ALONE_S or self._behind > _MOST_BEHIND
+        return oldest.popleft() if late else None
+
+
+@dataclass(frozen=True)
+class _Marker:
+    kind: str
+    text: str
+    came_s: float = field(compare=False)
+
+
+def _new_nonce() -> str:
+    return secrets.token_hex(12)
+
+
+def _unfinished(data: bytes) -> int:
+    """Return how many bytes at the end may be the beginning of a marker."""
+    at = data.rfind(b"\x1e")
+    if at < 0 or len(data) - at > _MOST_MARKER:
+        return 0
+    return len(data) - at if _BEGINNING.fullmatch(data, at) else 0
 
 
 class ShellConnection:
@@ -140,9 +215,8 @@ class ShellConnection:
         self._plain_folder, self._folder = folder, shlex.quote(folder)
         self._run_id = run_id
         self._kill_all = kill_all
-        nonce = secrets.token_hex(12)
-        self._nonce = nonce
-        self._framing = Framing(nonce.encode())
+        self._framing = Framing()
+        self._nonce = self._framing.nonce
         self._heard_s = time.monotonic()
         self._asked_s: float | None = None
         self._killed = False
@@ -160,17 +234,17 @@ class ShellConnection:
     def start(self, script: str) -> ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
         folder = self._plain_folder
-        number = self._framing.begin()
+        mark_nonce, exit_nonce = self._framing.begin()
         self._killed = self._ended = False
-        mark = f"\\036{self._nonce}:{number}:mark:%s\\036"
+        mark = f"\\036{mark_nonce}:mark:%s\\036"
         header = (
-            f'printf "%s\\n" "$$" > {self._folder}/pid\n'
+            f"printf '\\036{mark_nonce}:group:%s\\036' $$\n"
             "exec 200>&1 201>&2\n"
             "mark() { local _mb_status=$?; "
-            f"printf '{mark}' \"$1\" >&200; printf '{mark}' \"$1\" >&201; "
-            "return $_mb_status; }\n"
+            f"builtin printf '{mark}' \"$1\" >&200; builtin printf '{mark}' \"$1\" >&201; "
+            "return $_mb_status; } 2>/dev/null\n"
         )
-        text = base64.encodebytes((header + script).encode()).decode()
+        text = base64.encodebytes((header + script).encode(errors="surrogateescape")).decode()
         environment = " ".join(
             shlex.quote(f"{name}={value}")
             for name, value in (
@@ -181,12 +255,13 @@ class ShellConnection:
                 ("MANUALBUILD_RUN_ID", f"{self._run_id}/{self._host}"),
             )
         )
-        exit_marker = f"printf '\\036{self._nonce}:{number}:exit:%s\\036' \"$_mb_status\""
+        exit_marker = f"printf '\\036{exit_nonce}:exit:%s\\036' \"$_mb_status\""
         self._send(
-            f"base64 -d > {self._folder}/script <<'{self._nonce}'\n{text}{self._nonce}\n"
             "_mb_setsid=; command -v setsid >/dev/null 2>&1 && _mb_setsid=setsid\n"
-            f"{{ $_mb_setsid env -i {environment} bash {self._folder}/script </dev/null;"
-            f" _mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
+            f"{{ base64 -d <<'{exit_nonce}' |"
+            f" $_mb_setsid env -i {environment} bash -c {shlex.quote(READ_SCRIPT)} bash\n"
+            f"{text}{exit_nonce}\n"
+            f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
         return self
 
@@ -207,23 +282,35 @@ class ShellConnection:
                 return None
             self._receive(min(left_s, 1.0))
 
-    def kill(self) -> None:
+    def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""
-        self._framing.answers.pop("killed", None)
-        everything = (
-            "for _mb_p in /proc/[0-9]*; do _mb_p=${_mb_p#/proc/}; "
-            'if [ "$_mb_p" != 1 ] && [ "$_mb_p" != $$ ]; then kill -9 "$_mb_p" 2>/dev/null; fi; '
-            "done\n"
-            if self._kill_all
-            else ""
-        )
-        self._send(
-            f'read -r _mb_pid < {self._folder}/pid && kill -9 -- "-$_mb_pid" 2>/dev/null\n'
-            + everything
-            + self._say("killed", "yes")
-        )
-        self._answer("killed", SILENCE_S)
+        names = self._kill()
         self._killed = True
+        return names
+
+    def settle(self) -> tuple[str, ...]:
+        """Kill what scripts left behind; see ``hosts.base.Connection``."""
+        found = names = self._kill()
+        deadline = time.monotonic() + SILENCE_S
+        while found:
+            if time.monotonic() > deadline:
+                raise self._lost(f"these of its processes cannot be killed: {', '.join(found)}")
+            found = self._kill()
+        return names
+
+    def _kill(self) -> tuple[str, ...]:
+        """Kill every process of the scripts; return the names of those that were there."""
+        group = self._framing.group  # not from a file on the host, which a test could rewrite
+        # One call of the kernel's: none escapes by forking meanwhile. It spares process 1 and us.
+        everything = f"{_LEFT}kill -9 -1 2>/dev/null\n" if self._kill_all else ""
+        self._framing.answers.pop("killed", None)
+        self._send(
+            f"_mb_left=\n{everything}"
+            + (f"kill -9 -- -{group} 2>/dev/null\n" if group is not None and group > 1 else "")
+            + self._say("killed", '"$_mb_left"')
+        )
+        said = self._answer("killed", SILENCE_S)
+        return tuple(name for name in said.split("/") if name)
 
     def run(self, script: str, *, timeout_s: float) -> CommandResult:
         """Run a short script to its end; see ``hosts.base.Connection``."""
@@ -270,7 +357,7 @@ class ShellConnection:
         return self._answer("folders", START_S) == "0"
 
     def _say(self, kind: str, text: str) -> str:
-        return f"printf '\\036{self._nonce}:0:{kind}:%s\\036' {text}\n"
+        return f"printf '\\036{self._nonce}:{kind}:%s\\036' {text}\n"
 
     def _answer(self, kind: str, timeout_s: float) -> str:
         deadline = time.monotonic() + timeout_s
@@ -278,15 +365,10 @@ class ShellConnection:
             if time.monotonic() > deadline:
                 raise self._lost(f"it did not answer within {timeout_s:g} s")
             self._receive(0.5)
-            if kind not in self._framing.answers:
-                self._drop_output()
-        return self._framing.answers.pop(kind)
-
-    def _drop_output(self) -> None:
-        # While an answer is awaited nobody takes events; output must not pile up.
-        if self._ended:
-            while isinstance(self._framing.next(), Output):
+            # Nobody takes events meanwhile, and output must not pile up.
+            while self._framing.next() is not None:
                 pass
+        return self._framing.answers.pop(kind)
 
     def _receive(self, timeout_s: float) -> None:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_manualbuild import recipe
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Plan
@@ -19,7 +20,7 @@ QUIET_S = 30.0
 
 def header(planned: Plan) -> list[str]:
     """Return the lines that say what is tested, and where."""
-    lines = [f"recipe: {planned.recipe}"]
+    lines = [f"recipe: {recipe.file(Path(planned.recipe))}"]
     lines += [
         f"package: {package.artifact.key}  sha256 {package.artifact.sha256}"
         for package in planned.packages
@@ -87,6 +88,9 @@ def summary(reporter: pytest.TerminalReporter, evidence: Evidence, folder: Path)
     width = shutil.get_terminal_size().columns
     for line in terminal.text(evidence, width=width, color=reporter.hasmarkup).splitlines():
         reporter.write_line(line)
+    for host in evidence.hosts:
+        for warning in host.warnings:
+            reporter.write_line(f"warning: {host.name}: {warning}", yellow=True)
     reporter.write_line(f"report: {folder}")
     for reason in evidence.narrowed:
         reporter.write_line(f"not sufficient for upload: {reason}", yellow=True)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import approvals, audit, body, gate, package, plan
+from pytest_manualbuild import approvals, audit, body, carried, gate, package, plan
 from pytest_manualbuild.approvals import Approval, Waiver
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
 from pytest_manualbuild.model import Artifact, PlannedPackage
 from pytest_manualbuild.people import People
 from pytest_manualbuild.policy import Policy
-from pytest_manualbuild.recipe import folder_sha256
+from pytest_manualbuild.recipe import folder_sha256, rattler_tests
 from pytest_manualbuild.reports import junit
 from pytest_manualbuild.verdict import Verdict
 
@@ -156,20 +156,25 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
         findings = audit.audit(path)
     except ArtifactError as error:
         return gate.Found(key=key, artifact=None, problem=error.problem)
-    carried = reviewed = None
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            inside = package.carried_recipe(path, Path(scratch))
-            if inside is not None:
-                carried = plan.section_of(inside, artifact)
-        except ManualBuildError:
-            carried = None
-    try:
-        reviewed = plan.section_of(folder / "recipe", artifact)
-    except ManualBuildError:
-        reviewed = None
+    inside = shipped = reviewed = None
+    files: dict[str, str] = {}
+    with contextlib.suppress(ManualBuildError):
+        inside = carried.read(path, artifact)
+    with contextlib.suppress(ManualBuildError):
+        if (tests := package.member(path, package.TESTS)) is not None:
+            files = package.paths(path)
+            shipped = rattler_tests.packaged(tests, artifact.name)
+    with contextlib.suppress(ManualBuildError):
+        reviewed = plan.sections_of(folder / "recipe", artifact)
     return gate.Found(
-        key=key, artifact=artifact, carried=carried, reviewed=reviewed, findings=findings
+        key=key,
+        artifact=artifact,
+        carried=inside.sections if inside else None,
+        altered=inside.altered if inside else (),
+        shipped=shipped,
+        files=files,
+        reviewed=reviewed,
+        findings=findings,
     )
 
 

@@ -9,6 +9,7 @@ import contextlib
 import socket
 import sys
 import threading
+from pathlib import Path
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:
@@ -19,7 +20,8 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 def main() -> None:
-    with contextlib.suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as listener:
+    Path(sys.argv[1]).unlink(missing_ok=True)  # of one that was killed
+    with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen(50)
         sys.stdout.write("ready\n")

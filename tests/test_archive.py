@@ -9,6 +9,7 @@ import json
 import struct
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -430,4 +431,27 @@ def test_a_mutated_package_is_scanned_or_refused(
     except ArtifactError as refused:
         assert "\n" not in refused.problem.removeprefix(str(path))
     with contextlib.suppress(ArtifactError):
-        list(archive.info_members(path))
+        archive.info_members(path)
+    assert not unpacking()
+
+
+def unpacking() -> list[str]:
+    """Return the threads that still unpack something: collected later, they could wait for ever."""
+    return [one.name for one in threading.enumerate() if "ThreadPoolExecutor" in one.name]
+
+
+@pytest.mark.parametrize("extension", archive.EXTENSIONS)
+def test_nothing_goes_on_after_a_package_was_refused(
+    extension: str, seeds: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / (STEM + extension)
+    path.write_bytes(seeds[path.name])
+
+    def look(name: str, _: object) -> None:
+        raise ArtifactError(f"{name} is looked at.", remedy="")
+
+    with pytest.raises(ArtifactError) as refused:
+        archive.scan(path, look)
+
+    assert not unpacking()
+    assert refused.value.problem  # its traceback still holds whatever was under way

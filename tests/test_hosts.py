@@ -99,11 +99,45 @@ def test_marks_stand_between_the_output_before_and_after(connection: Connection)
 
 
 def test_what_looks_like_a_marker_is_output(connection: Connection) -> None:
-    fake = b"\x1e0123456789abcdef01234567:1:exit:0\x1e"
+    fake = b"\x1e0123456789abcdef01234567:exit:0\x1e"
 
     done = connection.run(f"{printf(fake)}; exit 5", timeout_s=9)
 
     assert (done.exit_status, done.stdout) == (5, fake)
+
+
+def test_no_process_and_no_file_shows_a_script_how_its_exit_is_told(connection: Connection) -> None:
+    look = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"
+    spy = f"( {look}; declare -f; set; cat ~/../* 2>/dev/null )"
+
+    seen = connection.run(f"{spy} | grep -oaE '[0-9a-f]{{24}}' | sort -u", timeout_s=LONG_S)
+
+    nonces = seen.stdout.split()
+    assert nonces  # that of its marks, which it may know
+    forged = "".join(
+        f"printf '\\036{one.decode()}:exit:0\\036' | tee /dev/stderr; " for one in nonces
+    )
+    assert connection.run(f"{forged} exit 5", timeout_s=LONG_S).exit_status == 5
+
+
+@pytest.mark.parametrize("closed", ["200>&-", "201>&-", "201>/dev/null", "1>&- 2>&-"])
+def test_marks_come_although_a_script_closes_a_stream(connection: Connection, closed: str) -> None:
+    much = "head -c 20000000 /dev/zero"
+
+    events = follow(connection, f"mark a; exec {closed}; mark b; {much}; mark c; exit 4")
+
+    assert [event for event in events if not isinstance(event, Output)] == [
+        Mark(text="a"), Mark(text="b"), Mark(text="c"), Exit(status=4)
+    ]  # fmt: skip
+
+
+def test_what_a_script_leaves_behind_is_killed_and_named(connection: Connection) -> None:
+    connection.run("setsid sleep 60 & sleep 61 & sleep 0.3", timeout_s=LONG_S)
+
+    left = connection.settle()
+
+    assert [name.partition(" ")[0] for name in left] == ["sleep", "sleep"]
+    assert connection.settle() == ()
 
 
 def test_standard_input_is_at_its_end(connection: Connection) -> None:
@@ -169,21 +203,31 @@ def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> Non
         running.next_event(LONG_S)
 
 
+def test_a_script_cannot_name_another_process_group_to_be_killed() -> None:
+    framing = shells.Framing()
+    nonce = framing.begin()[0].encode()
+
+    framing.feed("stdout", b"\x1e%b:group:4711\x1e" % nonce)
+    framing.feed("stdout", b"\x1e%b:group:1\x1e" % nonce)
+
+    assert framing.group == 4711
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 3))),
     st.lists(st.integers(1, 9), min_size=1),
 )
 def test_framing_gives_back_what_was_framed(parts: list[bytes | int], sizes: list[int]) -> None:
-    framing = shells.Framing(b"nonce")
-    number = framing.begin()
+    framing = shells.Framing()
+    nonce = framing.begin()[0].encode()
     stream, expected = b"", list[bytes | str]()
     for part in parts:
         if isinstance(part, bytes):
             stream += part
             expected.append(part)
         else:
-            marker = b"\x1enonce:%d:mark:m%d\x1e" % (number, part)
+            marker = b"\x1e%b:mark:m%d\x1e" % (nonce, part)
             stream += marker
             framing.feed("stderr", marker)
             expected.append(f"m{part}")
@@ -194,8 +238,8 @@ def test_framing_gives_back_what_was_framed(parts: list[bytes | int], sizes: lis
             break
         framing.feed("stdout", stream[position : position + size])
         position += size
-    framing.feed("stdout", b"\x1enonce:%d:mark:end\x1e" % number)
-    framing.feed("stderr", b"\x1enonce:%d:mark:end\x1e" % number)
+    framing.feed("stdout", b"\x1e%b:mark:end\x1e" % nonce)
+    framing.feed("stderr", b"\x1e%b:mark:end\x1e" % nonce)
     while (event := framing.next()) is not None:
         found.append(event.data if isinstance(event, Output) else str(getattr(event, "text", "")))
 

@@ -14,6 +14,7 @@ import pytest
 from defusedxml import ElementTree
 
 from conftest import (
+    LOCAL,
     ROOT,
     Ran,
     command,
@@ -24,6 +25,7 @@ from conftest import (
     run_pytest,
     write_package,
 )
+from pytest_manualbuild.hosts.runs import cache_folder
 
 CI = str(ROOT / "tests" / "ci.toml")
 DEBIANS = "debian-1?"
@@ -54,7 +56,7 @@ def test_exit_0_in_the_middle_does_not_pass_what_follows(tmp_path: Path) -> None
 
     assert run_local(tmp_path).status == 8
     found = results(tmp_path / "manualbuild-report")
-    assert found["here", "commands[1]: false"] == ("skipped", "not-reached")
+    assert found["here", "commands[1]: false"] == ("skipped", "exit-0")
     verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
     assert (verdict.status, "a skip never satisfies" in verdict.out) == (8, True)
 
@@ -249,6 +251,22 @@ def test_a_declared_glibc_is_not_applicable_where_it_is_missing(
     }  # fmt: skip
 
 
+def test_a_python_package_passes_with_a_python_made_from_the_one_that_runs(
+    built: Path, tmp_path: Path
+) -> None:
+    import packages
+
+    channel = packages.python_channel(tmp_path / "channel")
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_pytest(
+        "--recipe", str(recipe("purehello")), "--artifacts", str(built / "purehello"),
+        "--matrix", "local.toml", "--channel", channel, cwd=tmp_path,
+    )  # fmt: skip
+
+    assert ran.status == 0, ran.out
+
+
 @pytest.mark.docker
 @pytest.mark.usefixtures("engine", "shared")
 def test_a_python_package_passes_in_containers(
@@ -271,12 +289,35 @@ def containers() -> set[str]:
     return set(done.stdout.split())
 
 
-def gone_in_time() -> None:
-    """Wait until no container is left: the engine removes that of a dead shell by itself."""
+def run_of(container: str) -> str:
+    """Return the id of the run that a container belongs to."""
+    wanted = '{{index .Config.Labels "io.pytest-manualbuild.run"}}'
+    done = subprocess.run(
+        ["docker", "inspect", "-f", wanted, container], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def remains(run_id: str) -> list[str]:
+    """Return what is left of a run: containers, volumes, mounts, folders."""
+    label = f"label=io.pytest-manualbuild.run={run_id}"
+    found = []
+    for words in (("ps", "-aq"), ("volume", "ls", "-q")):
+        done = subprocess.run(
+            ["docker", *words, "--filter", label], capture_output=True, text=True, check=True
+        )
+        found += [f"{words[0]} {line}" for line in done.stdout.split()]
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    found += [line for line in mounts if run_id in line]
+    return found + [str(path) for path in (cache_folder() / "runs").glob(run_id)]
+
+
+def gone_in_time(run_id: str) -> None:
+    """Wait until nothing is left: the engine removes the container of a dead shell by itself."""
     deadline = time.monotonic() + 20
-    while containers() and time.monotonic() < deadline:
-        pass
-    assert containers() == set()
+    while (left := remains(run_id)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
 
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -321,14 +362,15 @@ def test_a_host_that_goes_away_is_an_error_not_a_failure(
     start_sleeping: Start, tmp_path: Path, how: str
 ) -> None:
     process = start_sleeping()
-    for one in containers():
-        subprocess.run(["docker", how, one], check=True, capture_output=True)
+    (container,) = containers()
+    run_id = run_of(container)
+    subprocess.run(["docker", how, container], check=True, capture_output=True)
 
     assert process.wait(timeout=60) == 16
     found = results(tmp_path / "manualbuild-report")
     assert found[HOST, "commands[0]: sleep 60"] == ("error", "host-lost")
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status != 0
-    assert containers() == set()
+    gone_in_time(run_id)
 
 
 @pytest.mark.docker
@@ -337,12 +379,14 @@ def test_an_interrupted_run_leaves_no_pass_and_no_container(
     start_sleeping: Start, tmp_path: Path, how: signal.Signals
 ) -> None:
     process = start_sleeping()
+    (container,) = containers()
+    run_id = run_of(container)
     process.send_signal(how)
     process.wait(timeout=60)
 
     assert process.returncode not in (0, 1)
     manualbuild("hosts", "sweep", cwd=tmp_path)
-    gone_in_time()
+    gone_in_time(run_id)
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status != 0
 
 
@@ -357,6 +401,8 @@ def test_an_engine_that_goes_away_is_an_error_and_its_remains_are_swept(
         assert between.stdout is not None
         between.stdout.readline()
         process = start_sleeping(engine_url=f"unix://{relay}")
+        (container,) = containers()
+        run_id = run_of(container)
         between.kill()
 
     assert process.wait(timeout=60) == 16
@@ -367,7 +413,7 @@ def test_an_engine_that_goes_away_is_an_error_and_its_remains_are_swept(
         between.stdout.readline()
         manualbuild("hosts", "sweep", cwd=tmp_path)
         between.kill()
-    gone_in_time()
+    gone_in_time(run_id)
 
 
 @pytest.mark.docker
@@ -375,6 +421,8 @@ def test_a_killed_worker_is_an_error_and_the_gate_refuses(
     start_sleeping: Start, tmp_path: Path
 ) -> None:
     process = start_sleeping("-n", "1")
+    (container,) = containers()
+    run_id = run_of(container)
     children = f"/proc/{process.pid}/task/{process.pid}/children"
     for pid in Path(children).read_text().split():
         if b"sys.stdin.readline" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -385,7 +433,7 @@ def test_a_killed_worker_is_an_error_and_the_gate_refuses(
     assert found[HOST, "commands[0]: sleep 60"] == ("error", "interrupted")
     verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
     assert (verdict.status, "a worker crashed" in verdict.out) == (1, True), verdict.out
-    gone_in_time()
+    gone_in_time(run_id)
 
 
 def test_only_what_failed_is_run_again(tmp_path: Path) -> None:

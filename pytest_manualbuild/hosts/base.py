@@ -74,10 +74,11 @@ class Running(Protocol):
         """
         ...
 
-    def kill(self) -> None:
+    def kill(self) -> tuple[str, ...]:
         """Kill the script and all its descendants inside the host, at once.
 
-        Events that follow end with an Exit. Raises HostLost when the host does not answer.
+        Returns the names of what was killed, as far as the host can say. Events that follow end
+        with an Exit. Raises HostLost when the host does not answer.
         """
         ...
 
@@ -97,6 +98,13 @@ class Connection(Protocol):
 
     def run(self, script: str, *, timeout_s: float) -> CommandResult:
         """Run a short script to its end; HostLost when it takes longer than ``timeout_s``."""
+        ...
+
+    def settle(self) -> tuple[str, ...]:
+        """Kill what scripts that ended left behind; return its names, as far as known.
+
+        Raises HostLost when something cannot be killed, or the host does not answer.
+        """
         ...
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:

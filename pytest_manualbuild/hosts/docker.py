@@ -182,18 +182,11 @@ class DockerConnection(shells.ShellConnection):
         self._id = ""
         try:
             mounts = [self._mount(run, host, one, docker) for one in environments]
-            container = self._client.containers.create(
-                image,
-                ["/bin/sh"],
-                name=f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}",
-                labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
-                stdin_open=True,
-                tty=False,
+            # Not the client's `containers`: it would inspect the container after making it.
+            api = self._client.api
+            limits = api.create_host_config(
                 auto_remove=True,
                 init=True,
-                user="0",
-                working_dir="/",
-                entrypoint="",
                 security_opt=["no-new-privileges:true"],
                 network_mode="bridge" if host.network else "none",
                 mem_limit=host.memory or MEMORY,
@@ -202,13 +195,24 @@ class DockerConnection(shells.ShellConnection):
                 log_config={"type": "none"},
                 mounts=mounts,
             )
-            self._id = container.id
-            attached = self._client.api.attach_socket(
-                container.id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            self._id = api.create_container(
+                image,
+                ["/bin/sh"],
+                name=f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}",
+                labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
+                stdin_open=True,
+                tty=False,
+                user="0",
+                working_dir="/",
+                entrypoint="",
+                host_config=limits,
+            )["Id"]
+            attached = api.attach_socket(
+                self._id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
             )
             self._attached = attached  # it owns the socket
             self._docker = DockerTransport(getattr(attached, "_sock", attached), self._statuses())
-            container.start()
+            api.start(self._id)
             super().__init__(
                 self._docker,
                 host=host.name,

@@ -143,10 +143,17 @@ class LocalConnection(shells.ShellConnection):
             kill_all=False,
         )
 
-    def kill(self) -> None:
+    def kill(self) -> tuple[str, ...]:
         """Kill the script, and those of its processes that left its group."""
+        before = kill_marked(self._marked)
         super().kill()
-        kill_marked(self._marked)
+        return tuple(before)
+
+    def settle(self) -> tuple[str, ...]:
+        """Kill those processes of ended scripts that left their group, too."""
+        left = kill_marked(self._marked)
+        super().settle()
+        return tuple(left)
 
     def close(self) -> None:
         """Kill what is left of the tests and remove their folders."""
@@ -177,8 +184,9 @@ def _kill_once(wanted: bytes) -> list[str]:
                 entry.startswith(wanted) for entry in (folder / "environ").read_bytes().split(b"\0")
             )
             if ours and int(folder.name) != os.getpid():
+                name = (folder / "comm").read_text(errors="replace").strip()
                 os.kill(int(folder.name), signal.SIGKILL)
-                killed.append(f"process {folder.name}")
+                killed.append(f"{name} ({folder.name})")
         except (OSError, ValueError):
             continue
     return killed

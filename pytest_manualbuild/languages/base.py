@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pytest_manualbuild.marks import Marks, Said
 from pytest_manualbuild.model import Check, CheckKind
 
 Numbered = tuple[int, Check]
@@ -16,11 +17,31 @@ Parses = Callable[[Sequence[str]], list[bool]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Site:
+    """What a language needs of the section in which its piece runs."""
+
+    parses: Parses
+    marks: Marks
+
+    def begin(self, *numbers: int) -> str:
+        """Return the line that says that these checks begin."""
+        return f"mark {self.marks.new(Said.BEGUN, *numbers)}\n"
+
+    def end(self, *numbers: int, status: str = "$_mb_status") -> str:
+        """Return the line that says that these checks ended, with a status in shell syntax."""
+        return f'mark "{self.marks.new(Said.ENDED, *numbers)} {status}"\n'
+
+    def measured(self, number: int, command: str) -> str:
+        """Return the lines that run a command as one check."""
+        return f"{self.begin(number)}_mb_status=0\n{command} || _mb_status=$?\n{self.end(number)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """One language's part of the script that runs on the host."""
 
     script: str
-    """Bash; runs in the folder of the tests, with the environment active."""
+    """Bash; runs with the environment active. Its files lie in ``$_mb_work``."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Files that it needs, by their path relative to the folder of the tests."""
 
@@ -38,7 +59,7 @@ class TestLanguage(Protocol):
         """The conda package that its tests need; empty if they need none."""
         ...
 
-    def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
+    def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
         """Return the script that runs these checks; ``scripts`` has the recipe's ``run_test.*``."""
         ...
 
@@ -46,24 +67,23 @@ class TestLanguage(Protocol):
 def one_process_each(
     checks: Sequence[Numbered],
     scripts: dict[str, bytes],
+    site: Site,
     *,
     script: Callable[[str], str],
     load: Callable[[str], str],
 ) -> Piece:
     """Run each script and each import in a process of its own.
 
-    ``script`` and ``load`` return the command for a script's path and for a module's name.
+    ``script`` and ``load`` return the command for a script's path, which is quoted, and for a
+    module's name.
     """
     text = ""
     files: dict[str, bytes] = {}
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
             files[check.text] = scripts[check.text]
-            command = script(shlex.quote(check.text))
+            command = script(f'"$_mb_work"/{shlex.quote(check.text)}')
         else:
             command = load(check.text)
-        text += (
-            f"mark 'begin {number}'\n_mb_status=0\n{command} || _mb_status=$?\n"
-            f'mark "end {number} $_mb_status"\n'
-        )
+        text += site.measured(number, command)
     return Piece(script=text, files=files)

@@ -2,7 +2,8 @@
 
 An import is checked as conda-build checks it (create_test.py): ``use`` it, and
 compare its version, where it has one, with the package's, both without the
-zeros at their ends. A line with more than a module's name has no such check.
+zeros at their ends. A line with more than a module's name has no such check,
+and one of a ``recipe.yaml`` has none either.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Parses, Piece, one_process_each
+from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
+from pytest_manualbuild.model import CheckKind
 
 NAME = "perl"
 PACKAGE = "perl"
@@ -24,14 +26,16 @@ if (defined NAME->VERSION) {
 """
 
 
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
-    """Return the script for ``run_test.pl`` and the imports (``parses`` is for shells)."""
-    del parses
+def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
+    """Return the script for ``run_test.pl`` and the imports."""
+
+    used = {check.text for _, check in checks if check.kind is CheckKind.USE}
 
     def load(name: str) -> str:
-        program = f"use {name};" + ("" if " " in name else _VERSION.replace("NAME", name))
+        plain = " " in name or name in used
+        program = f"use {name};" + ("" if plain else _VERSION.replace("NAME", name))
         return f'"$PREFIX/bin/perl" -e {shlex.quote(program)}'
 
     return one_process_each(
-        checks, scripts, script=lambda path: f'"$PREFIX/bin/perl" {path}', load=load
+        checks, scripts, site, script=lambda path: f'"$PREFIX/bin/perl" {path}', load=load
     )

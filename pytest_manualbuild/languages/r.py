@@ -5,18 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Parses, Piece, one_process_each
+from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
 
 NAME = "r"
 PACKAGE = "r-base"
 
 
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
-    """Return the script for ``run_test.r`` and the imports (``parses`` is for shells)."""
-    del parses
+def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
+    """Return the script for ``run_test.r`` and the imports."""
     return one_process_each(
         checks,
         scripts,
+        site,
         script=lambda path: f'"$PREFIX/bin/Rscript" {path}',
         load=lambda name: f'"$PREFIX/bin/Rscript" -e {shlex.quote(f"library({name})")}',
     )

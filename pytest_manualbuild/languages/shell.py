@@ -1,24 +1,36 @@
 """Runs ``run_test.sh`` and all commands in one bash, as conda-build does.
 
 The text is conda-build's (create_test.py): the recipe's own script, ``set
--ex``, one line per command, ``exit 0``, read by a bash with errexit. Only the
-marks are ours. They stand between whole statements: where commands make a
-statement only together (``if``, ``fi``, a here-document), no mark comes
-between them, and they share one result.
+-ex``, one line per command, ``exit 0``, run by a new bash with errexit, which
+has of the activation what was exported and no more. Only the marks are ours.
+They stand between whole statements: where commands make a statement only
+together (``if``, ``fi``, a here-document), no mark comes between them, and
+they share one result.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Parses, Piece
+from pytest_manualbuild.languages.base import Numbered, Parses, Piece, Site
+from pytest_manualbuild.marks import Said
 from pytest_manualbuild.model import CheckKind
+from pytest_manualbuild.shells import READ_SCRIPT
 
 NAME = "shell"
 PACKAGE = ""
 
-_MARK = "{{ mark '{text}'; }} 2>/dev/null\n"  # the redirection keeps it out of the xtrace
+# Leaves $? and $_ as they were, and no trace; with `&&`, errexit does not heed what $? was.
+_MARK = '{{ _mb_mark "{word} $?" "$_" && : "$_"; }} 2>/dev/null\n'
+# The name of the mark in there is one that no program has.
+_RUN = """\
+printf '_mb_%s\n%s' "$(declare -f mark)" {text} | "$_mb_bash" -e -c {read} "$_mb_work/run_test.sh"
+mark "{ended} ${{PIPESTATUS[1]}}"
+"""
+_MOST_TRIES = 256
+"""So many lines are looked at for the end of a statement; then the rest is one group."""
 # Whole pieces: a substitution of plain words, then quoted text. They are taken out before a look.
 _SUBSTITUTION = re.compile(r"\$\([\w\s./$=:,+-]*\)")
 _QUOTED = re.compile(r"""'[^']*'|"(?:[^"$`\\]|\$(?![(\[{]))*\"""")
@@ -29,29 +41,30 @@ _OPEN = re.compile(
 )
 
 
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], parses: Parses) -> Piece:
+def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
     """Return the script for ``run_test.sh`` and the commands."""
-    text = b""
+
+    def mark(said: Said, *numbers: int) -> str:
+        return _MARK.format(word=site.marks.new(said, *numbers))
+
+    text = ""
     ended = ""
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
-            text += _MARK.format(text=f"begin {number}").encode() + scripts[check.text]
-            ended = _MARK.format(text=f"end {number} 0")
-    text += b"\n\n" + ended.encode() + b"set -ex\n\n\n\n"
+            text += mark(Said.BEGUN, number) + scripts[check.text].decode(errors="surrogateescape")
+            ended = mark(Said.WENT_ON, number)
+    text += f"\n\n{ended}set -ex\n\n\n\n"
     commands = [(number, check.text) for number, check in checks if check.kind is CheckKind.COMMAND]
-    for group in statements(commands, parses):
+    for group in statements(commands, site.parses):
         numbers = [number for number, _ in group]
         lines = "\n".join(command for _, command in group) + "\n"
-        begin = "; ".join(f"begin {number}" for number in numbers)
-        end = "; ".join(f"end {number} 0" for number in numbers)
-        text += (_MARK.format(text=begin) + lines + _MARK.format(text=end)).encode()
-    text += b"exit 0\n"
+        text += mark(Said.BEGUN, *numbers) + lines + mark(Said.WENT_ON, *numbers)
     return Piece(
-        # Sourced in a subshell: bash reads it line by line, as it reads a script, and its
-        # `exit` ends no more than it would end there. The status needs no mark of its own
-        # unless it is bad: then the last check that began is the one that failed.
-        script='( set -e; . "$PWD/_manualbuild_run_test.sh" )\nmark "shell $?"\n',
-        files={"_manualbuild_run_test.sh": text},
+        script=_RUN.format(
+            text=shlex.quote(text + "exit 0\n"),
+            read=shlex.quote(READ_SCRIPT),
+            ended=site.marks.new(Said.SHELL_ENDED),
+        )
     )
 
 
@@ -61,19 +74,28 @@ def statements(commands: Sequence[tuple[int, str]], parses: Parses) -> list[list
     # Nearly all are whole by themselves, so all are asked about at once.
     whole_alone = dict(zip(asked, parses(asked), strict=True)) if asked else {}
     groups: list[list[tuple[int, str]]] = []
-    open_group: list[tuple[int, str]] = []
-    for item in commands:
-        open_group.append(item)
-        if len(open_group) == 1:
-            whole = whole_alone.get(item[1], True)
-        else:
-            whole = parses(["\n".join(command for _, command in open_group)])[0]
-        if whole:
-            groups.append(open_group)
-            open_group = []
-    if open_group:
-        groups.append(open_group)
+    position = 0
+    while position < len(commands):
+        size = 1
+        if not whole_alone.get(commands[position][1], True):
+            size = _size([command for _, command in commands[position:]], parses)
+        # PIPESTATUS is of the command before, and a mark is one.
+        while position + size < len(commands) and "PIPESTATUS" in commands[position + size][1]:
+            size += 1
+        groups.append(list(commands[position : position + size]))
+        position += size
     return groups
+
+
+def _size(commands: Sequence[str], parses: Parses) -> int:
+    """Return how many of these commands make whole statements together; else all of them."""
+    tries = range(2, min(len(commands), _MOST_TRIES) + 1)
+    if tries:
+        whole = parses(["\n".join(commands[:size]) for size in tries])
+        for size, is_whole in zip(tries, whole, strict=True):
+            if is_whole:
+                return size
+    return len(commands)
 
 
 def _may_be_open(command: str) -> bool:

@@ -1,12 +1,77 @@
 """Reads a recipe: which packages it describes, and what must be tested of each.
 
 A recipe is a stranger's text. Nothing of it is run, imported or evaluated here
-but in a sandbox, and no file outside its folder is read.
+but in a sandbox, in a process of its own, and no file outside its folder is read.
 """
 
 from __future__ import annotations
 
-from pytest_manualbuild.recipe.folder import folder_sha256
-from pytest_manualbuild.recipe.meta_yaml import Recipe, load
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-__all__ = ["Recipe", "folder_sha256", "load"]
+from pytest_manualbuild.errors import RecipeError
+from pytest_manualbuild.recipe import meta_yaml, recipe_yaml
+from pytest_manualbuild.recipe.folder import folder_sha256
+from pytest_manualbuild.recipe.meta_yaml import Recipe
+from pytest_manualbuild.recipe.renderer import renderer
+
+FILES = ("meta.yaml", recipe_yaml.FILE)
+"""In a folder that holds both the first one counts: conda-build takes it, and never looks on."""
+
+__all__ = ["FILES", "Recipe", "file", "folder_sha256", "load", "prepare"]
+
+
+def load(
+    folder: Path,
+    *,
+    subdir: str,
+    variant: Mapping[str, str] | None = None,
+    config: str = "",
+    configs: Sequence[Path] = (),
+    exclusive: Path | None = None,
+) -> Recipe:
+    """Render the recipe in a folder (or that recipe file, or of that feedstock).
+
+    ``variant`` has the values that the build used (``info/hash_input.json``); None stands for
+    the variants that the recipe itself brings. ``config``, ``configs`` and ``exclusive`` are
+    variant files; see ``meta_yaml.load``. Raises RecipeError, naming file and line.
+    """
+    path = file(folder)
+    if path.name != recipe_yaml.FILE:
+        return meta_yaml.load(
+            path.parent,
+            subdir=subdir,
+            variant=variant,
+            config=config,
+            configs=configs,
+            exclusive=exclusive,
+        )
+    subdir = "linux-64" if subdir == "noarch" else subdir
+    return Recipe(
+        folder=path.parent,
+        sha256=folder_sha256(path.parent),
+        outputs=recipe_yaml.outputs(path, subdir, variant, configs=configs, exclusive=exclusive),
+    )
+
+
+def file(given: Path) -> Path:
+    """Return the recipe file of a folder, of a feedstock, or that is named itself."""
+    folder = given.absolute()
+    named = folder.name if folder.name in FILES else None
+    folder = folder.parent if named else folder
+    for place in (folder, folder / "recipe"):
+        there = [name for name in FILES if (place / name).is_file()]
+        if there and named not in (None, there[0]):
+            raise RecipeError(
+                f"{place}: it holds {' and '.join(there)}, and conda-build takes {there[0]}.",
+                remedy=f"Move {named} to a folder of its own.",
+            )
+        if there:
+            return place.resolve() / there[0]
+    what = f"holds no {' and no '.join(FILES)}" if folder.is_dir() else "there is no such folder"
+    raise RecipeError(f"{given}: {what}.", remedy="Give the folder of a recipe with --recipe.")
+
+
+def prepare() -> None:
+    """Start what renders recipes, so that it is ready when it is needed."""
+    renderer.start()

@@ -66,3 +66,13 @@ def test_file(folder: Path, path: Path) -> TestFile:
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
     )
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """Return the path of a file of the recipe; None when it would lie outside of its folder."""
+    root = folder.resolve()
+    try:
+        path = (root / name).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path if path.is_relative_to(root) and path != root else None

@@ -1,0 +1,76 @@
+"""Looks at a host after the tests of a package: what they left, changed or were killed for.
+
+None of it is a check's result: a reviewer reads it as a warning.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+
+MOST_NAMES = 5
+
+# The kernel's count of processes of this container that were killed for want of memory.
+_OOM = """\
+for _mb_file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+  [ ! -r "$_mb_file" ] || while read -r _mb_key _mb_value; do
+    [ "$_mb_key" != oom_kill ] || echo "$_mb_value"
+  done <"$_mb_file"
+done"""
+# Python writes *.pyc when it imports; the inode's time also tells of changed modes and owners.
+_LOOK = """\
+cd {folder} || exit 0
+read -r before <started
+say() {{ while IFS= read -r -d '' path; do printf '%s %s\\0' "$1" "$path"; done; }}
+oom() {{ {oom}
+}}
+read -r now < <(oom)
+[ "${{now:-0}}" = "${{before:-0}}" ] || printf 'oom %s\\0' $((now - ${{before:-0}}))
+find work "$HOME" "$TMPDIR" -type f -newer started \\( -name core -o -name 'core.[0-9]*' \\) \\
+  -print0 2>/dev/null | say core
+if cd {prefix}/conda-meta/.. 2>/dev/null; then
+  find . -cnewer {folder}/started ! -type d ! -name '*.pyc' -print0 2>/dev/null | say changed
+else
+  printf 'gone \\0'
+fi
+"""
+
+
+def before(folder: str) -> str:
+    """Return bash that notes, in a file of that folder, when the tests begin."""
+    return f"{{ {_OOM}\n}} 2>/dev/null >{shlex.quote(folder)}/started\n"
+
+
+def after(folder: str, prefix: str) -> str:
+    """Return bash that looks at the host after the tests; ``findings`` reads what it prints."""
+    return _LOOK.format(folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM)
+
+
+def findings(said: bytes, left: Sequence[str]) -> list[str]:
+    """Return sentences on what the tests did beside passing or failing.
+
+    ``said`` is what the script of ``after`` printed, ``left`` the processes that were left behind.
+    """
+    found: dict[str, list[str]] = {}
+    for line in said.decode(errors="backslashreplace").split("\0"):
+        word, _, rest = line.partition(" ")
+        found.setdefault(word, []).append(rest)
+    sentences = []
+    if left:
+        sentences.append(f"the tests left processes behind, which were killed: {_some(left)}")
+    if killed := found.get("oom"):
+        sentences.append(f"{killed[0]} processes of the tests were killed for want of memory")
+    if cores := found.get("core"):
+        sentences.append(f"the tests dumped core: {_some(cores)}")
+    if "gone" in found:
+        sentences.append("the tests removed the environment")
+    if changed := found.get("changed"):
+        names = [name.removeprefix("./") for name in changed]
+        sentences.append(f"the tests changed or added files of the environment: {_some(names)}")
+    return sentences
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = ["".join(c if c.isprintable() else "?" for c in name) for name in names]
+    more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
+    return ", ".join(sorted(shown)[:MOST_NAMES]) + more

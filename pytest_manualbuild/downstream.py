@@ -1,0 +1,140 @@
+"""Finds the tests of a downstream package, and says what their results mean for the one under test.
+
+A downstream package is tested in environments that hold it beside the package under test, as
+rattler-build does. Its own downstreams are not: that would never end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_manualbuild.checks import checks
+from pytest_manualbuild.model import (
+    Artifact,
+    Cause,
+    Check,
+    CheckKind,
+    CheckResult,
+    LinkedEnvironment,
+    Outcome,
+    PlannedPackage,
+    TestSection,
+)
+from pytest_manualbuild.recipe import rattler_tests
+from pytest_manualbuild.recipe.folder import files, test_file
+
+_SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
+_REQUIRES = "test_time_dependencies.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downstream:
+    """A package that was found beside the one under test."""
+
+    planned: PlannedPackage
+    """Its tests, and the package under test, which every environment must hold."""
+    name: str
+    """Its name, version and build."""
+    spec: str
+    """Names exactly this build of it."""
+    folder: Path
+    """Where the files of its tests lie."""
+
+
+def name_of(spec: str) -> str:
+    """Return the name of the package that a spec asks for, which may name its channel first."""
+    plain = spec.rpartition("::")[2].strip()
+    return re.split(r"[^A-Za-z0-9._-]", plain, maxsplit=1)[0].lower()
+
+
+def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -> Downstream | None:
+    """Return the downstream package in an environment with its tests; None if it has none.
+
+    ``label`` names the package under test. Raises RecipeError, OSError, ValueError or
+    KeyError when the tests cannot be read.
+    """
+    found = {one.name: one for one in linked.packages}[name_of(spec)]
+    dist = f"{found.name}-{found.version}-{found.build}"
+    record = json.loads((Path(linked.path) / f"conda-meta/{dist}.json").read_text())
+    info = Path(record["extracted_package_dir"]) / "info"
+    described = (*_rattler_build(info, found.name), *_conda_build(info))
+    if not described:
+        return None
+    named = {"PKG_NAME": found.name, "PKG_VERSION": found.version, "PKG_BUILD_STRING": found.build}
+    described = tuple(replace(one, env=named | one.env) for one in described)
+    return Downstream(
+        planned=PlannedPackage(
+            artifact=artifact, label=label, sections=described, checks=checks(described)
+        ),
+        name=dist,
+        spec=f"{found.name} =={found.version} {found.build}",
+        folder=info / "test",
+    )
+
+
+def _rattler_build(info: Path, name: str) -> Iterator[TestSection]:
+    path = info / "tests/tests.yaml"
+    if path.is_file():
+        for section in rattler_tests.packaged(path.read_bytes(), name):
+            if not section.downstreams:
+                yield section
+
+
+def _conda_build(info: Path) -> Iterator[TestSection]:
+    folder = info / "test"
+    found = [test_file(folder, path) for path in files(folder)] if folder.is_dir() else []
+    scripts = sorted(
+        (one for one in found if one.path in _SCRIPTS), key=lambda one: _SCRIPTS.index(one.path)
+    )
+    requires = folder / _REQUIRES
+    if scripts:
+        yield TestSection(
+            scripts=tuple(scripts),
+            files=tuple(one for one in found if one not in scripts),
+            requires=tuple(json.loads(requires.read_text())) if requires.is_file() else (),
+        )
+
+
+class Tally:
+    """Takes the results of a downstream package's checks; gives one when all of them are there."""
+
+    def __init__(
+        self, found: Downstream, check: Check, give: Callable[[CheckResult], None]
+    ) -> None:
+        self._found = found
+        self._check = check
+        self._give = give
+        self._results: list[CheckResult] = []
+        self._lock = threading.Lock()
+
+    def add(self, result: CheckResult) -> None:
+        """Take one result."""
+        with self._lock:
+            self._results.append(result)
+            if len(self._results) == len(self._found.planned.checks):
+                self._give(self._concluded())
+
+    def _concluded(self) -> CheckResult:
+        """Return the result of the whole: it passed only if all did, and more than installing."""
+        for outcome in (Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED):
+            for one in self._results:
+                if one.outcome is outcome:
+                    return self._as(one, f"{self._found.name}: {one.check}: {one.message}")
+        installs = [c.name for c in self._found.planned.checks if c.kind is CheckKind.INSTALL]
+        ran = [one for one in self._results if one.check not in installs]
+        if not ran:
+            return replace(
+                self._as(self._results[0], f"{self._found.name} has no tests to run."),
+                outcome=Outcome.SKIPPED,
+                cause=Cause.RECIPE,
+            )
+        return self._as(ran[-1], "")
+
+    def _as(self, result: CheckResult, message: str) -> CheckResult:
+        spent_s = sum(one.duration_s for one in self._results)
+        return replace(result, check=self._check.name, message=message, duration_s=spent_s)

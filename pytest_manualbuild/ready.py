@@ -1,0 +1,294 @@
+"""Gets test sections ready on one host: an environment each, or the results where none is needed.
+
+Whatever keeps a section from being run becomes a result of each of its checks here, and never
+one that passed. What runs the sections is the engine (``execution``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pytest_manualbuild import contents, downstream, package
+from pytest_manualbuild.environment import Environments
+from pytest_manualbuild.errors import (
+    ArtifactError,
+    ChannelError,
+    EnvironmentBroken,
+    HostLost,
+    HostUnavailable,
+    Interrupted,
+    ManualBuildError,
+    NotApplicable,
+    RecipeError,
+    Uninstallable,
+    Unsolvable,
+)
+from pytest_manualbuild.hosts.base import Placement, Progress, Provider
+from pytest_manualbuild.hosts.facts import virtual_packages
+from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.languages import LANGUAGES
+from pytest_manualbuild.model import (
+    Cause,
+    Check,
+    CheckResult,
+    Facts,
+    Host,
+    LinkedEnvironment,
+    Outcome,
+    PlannedPackage,
+)
+
+MOST_AT_ONCE = 4
+"""Environments of one host that are solved and linked at a time."""
+Give = Callable[[CheckResult], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One test section of a package: it has environments and a folder of its own."""
+
+    planned: PlannedPackage
+    """With nothing but this section and its checks."""
+    key: str
+    """What names its environment in the host's record."""
+    recipe: Path
+    """Where the files of its tests lie."""
+    give: Give
+    """Takes its results."""
+    beside: tuple[str, ...] = ()
+    """What its environment holds besides what the section asks for."""
+
+    @property
+    def place(self) -> str:
+        """What tells its folder on a host from those of others: 64 hexadecimal digits."""
+        artifact = self.planned.artifact
+        text = f"{artifact.sha256}{self.key.removeprefix(artifact.key)}"
+        return (
+            hashlib.sha256(text.encode()).hexdigest() if len(text) > len(artifact.sha256) else text
+        )
+
+    @property
+    def logs(self) -> str:
+        """The folder of its logs, below that of the host."""
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", self.key.removeprefix(self.planned.artifact.key))
+        return f"{self.planned.label}/{own.strip('-.')[:80]}".rstrip("/")
+
+    @property
+    def tools_key(self) -> str:
+        """What names the environment of its ``requirements/build``."""
+        return f"{self.key} (build)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Prepares the sections of one host."""
+
+    host: Host
+    run: Run
+    provider: Provider
+    facts: Facts
+    recipe: Path
+    environments: Environments
+    progress: Progress
+    give: Give
+    linked: dict[str, LinkedEnvironment] = field(default_factory=dict)
+    """The environments, by the key of their section; this is filled in."""
+
+    def ready(self, packages: Sequence[PlannedPackage]) -> list[list[Section]]:
+        """Return the sections of each package that can be run now; give the results of others."""
+        asked = [list(self._sections(planned)) for planned in packages]
+        with ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="manualbuild-link") as pool:
+            futures = [[pool.submit(self._expand, one) for one in group] for group in asked]
+            return [[part for one in group for part in one.result()] for group in futures]
+
+    def _sections(self, planned: PlannedPackage) -> Iterator[Section]:
+        for number in range(len(planned.sections)):
+            yield Section(
+                planned=planned.only(number),
+                key=planned.environment_key(number),
+                recipe=self.recipe,
+                give=self.give,
+            )
+
+    def _expand(self, section: Section) -> list[Section]:
+        """Return what is to be run for a section: nothing, itself, or those of a downstream."""
+        (described,) = section.planned.sections
+        if described.contents:
+            self._look_into(section)
+        elif described.unrunnable:
+            self._all(section, Outcome.SKIPPED, Cause.RECIPE, described.unrunnable)
+        elif described.schema and described.downstreams:
+            return self._beside(section)
+        elif self.link(section):
+            return [section]
+        return []
+
+    def _beside(self, section: Section) -> list[Section]:
+        """Return the sections of downstream packages that can be installed beside this one."""
+        parts = []
+        for check in section.planned.checks:
+            alone = replace(section.planned, checks=(check,))
+            probe = replace(section, planned=alone, key=f"{section.key} {check.text}")
+            if (found := self._downstream(probe, check)) is None:
+                continue
+            tally = downstream.Tally(found, check, section.give)
+            for number in range(len(found.planned.sections)):
+                label = found.planned.sections[number].label
+                part = Section(
+                    planned=found.planned.only(number),
+                    key=f"{probe.key} {label}" if number else probe.key,
+                    recipe=found.folder,
+                    give=tally.add,
+                    beside=(found.spec,),
+                )
+                parts += self._expand(part)
+        return parts
+
+    def _downstream(self, probe: Section, check: Check) -> downstream.Downstream | None:
+        """Return a downstream package with its tests; None when its result was given."""
+        planned = probe.planned
+        try:
+            self._link(replace(probe, beside=(check.text,)))
+            linked = self.linked[probe.key]
+            found = downstream.find(check.text, linked, planned.artifact, planned.label)
+        except Unsolvable as error:
+            # rattler-build passes over it with a warning; what did not run is no pass here.
+            why = f"It was not run: {error}"
+            self._all(probe, Outcome.SKIPPED, Cause.UNSOLVABLE, why)
+        except NotApplicable as error:
+            self._all(probe, Outcome.SKIPPED, Cause.NOT_APPLICABLE, error.problem)
+        except Uninstallable as error:
+            self._all(probe, Outcome.FAILED, Cause.UNINSTALLABLE, str(error))
+        except (ChannelError, EnvironmentBroken) as error:
+            self._all(probe, Outcome.ERROR, cause_of(error), str(error))
+        except (RecipeError, OSError, ValueError, KeyError) as error:
+            why = f"The tests of {check.text} cannot be read: {error}"
+            self._all(probe, Outcome.ERROR, Cause.ENVIRONMENT, why)
+        else:
+            if found is not None:
+                return found
+            self._all(probe, Outcome.SKIPPED, Cause.RECIPE, f"{check.text} has no tests.")
+        return None
+
+    def of(self, section: Section) -> list[LinkedEnvironment]:
+        """Return the environments of a section: its own, and that for tools of the build."""
+        found = (self.linked.get(key) for key in (section.key, section.tools_key))
+        return [one for one in found if one is not None]
+
+    def placement(self, section: Section) -> Placement:
+        """Return where the section's environment goes on the host."""
+        return self.provider.placement(self.host, self.run, section.place)
+
+    def _look_into(self, section: Section) -> None:
+        (described,) = section.planned.sections
+        try:
+            artifact = section.planned.artifact
+            paths = package.paths(self.environments.copy_of(artifact))
+            found = contents.problems(artifact, described.contents, list(paths))
+        except ArtifactError as error:
+            self._all(section, Outcome.FAILED, Cause.CONTENTS, error.problem)
+            return
+        except EnvironmentBroken as error:
+            self._all(section, Outcome.ERROR, cause_of(error), str(error))
+            return
+        for check, problem in zip(section.planned.checks, found, strict=True):
+            outcome, cause = Outcome.PASSED, Cause.OK
+            if problem:
+                outcome, cause = Outcome.FAILED, Cause.CONTENTS
+            section.give(result(self.host, section.planned, check, outcome, cause, problem))
+
+    def link(self, section: Section) -> bool:
+        """Have a section's environments linked; give its results where that fails.
+
+        A host whose folders are gone after it was released needs them once more.
+        """
+        planned = section.planned
+        try:
+            self._link(section)
+        except NotApplicable as error:
+            self._all(section, Outcome.SKIPPED, Cause.NOT_APPLICABLE, error.problem)
+        except (Unsolvable, Uninstallable) as error:
+            cause = Cause.UNSOLVABLE if isinstance(error, Unsolvable) else Cause.UNINSTALLABLE
+            first, *rest = planned.checks
+            section.give(result(self.host, planned, first, Outcome.FAILED, cause, str(error)))
+            for check in rest:
+                why = "Its environment was not made."
+                section.give(
+                    result(self.host, planned, check, Outcome.SKIPPED, Cause.NOT_REACHED, why)
+                )
+        except (ChannelError, EnvironmentBroken) as error:
+            self._all(section, Outcome.ERROR, cause_of(error), str(error))
+        else:
+            return True
+        return False
+
+    def _link(self, section: Section) -> None:
+        (described,) = section.planned.sections
+        used = {check.language for check in section.planned.checks}
+        requires = [*section.beside, *described.requires]
+        if not described.schema:
+            # As conda-build adds them for the run_test.* that it finds or makes.
+            requires += [one.PACKAGE for one in LANGUAGES if one.PACKAGE and one.NAME in used]
+        self.linked[section.key] = self.environments.prepare(
+            section.planned.artifact,
+            requires=requires,
+            virtual_packages=virtual_packages(self.facts, self.host.subdir),
+            subdir=self.host.subdir,
+            placement=self.placement(section),
+            progress=self.progress,
+        )
+        if described.build_requires:
+            tools = hashlib.sha256(f"{section.place} build".encode()).hexdigest()
+            self.linked[section.tools_key] = self.environments.prepare(
+                None,
+                requires=described.build_requires,
+                virtual_packages=virtual_packages(self.facts, self.host.subdir),
+                subdir=self.host.subdir,
+                placement=self.provider.placement(self.host, self.run, tools),
+                progress=self.progress,
+            )
+
+    def _all(self, section: Section, outcome: Outcome, cause: Cause, message: str) -> None:
+        for check in section.planned.checks:
+            section.give(result(self.host, section.planned, check, outcome, cause, message))
+
+
+def result(
+    host: Host,
+    planned: PlannedPackage,
+    check: Check,
+    outcome: Outcome,
+    cause: Cause,
+    message: str,
+) -> CheckResult:
+    """Return the result of a check that was not run on the host."""
+    return CheckResult(
+        host=host.name,
+        package=planned.artifact.key,
+        check=check.name,
+        outcome=outcome,
+        cause=cause,
+        message=message,
+    )
+
+
+def cause_of(error: ManualBuildError) -> Cause:
+    """Return the cause that an error of host, engine, channel or disk stands for."""
+    match error:
+        case HostLost():
+            return Cause.HOST_LOST
+        case HostUnavailable():
+            return Cause.HOST_UNAVAILABLE
+        case ChannelError():
+            return Cause.CHANNEL
+        case EnvironmentBroken():
+            return Cause.ENVIRONMENT
+        case Interrupted():
+            return Cause.INTERRUPTED
+        case _:
+            return Cause.INTERNAL

@@ -1,0 +1,243 @@
+"""Turns what a section's script says into one result for each check.
+
+Fails closed: a check is passed only when its own end was heard, and the last
+one only when the whole script came to its end. What conda-build would call
+failed can then never be all passed here, whatever the tests do to their shell.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_manualbuild.capture import Budget, Capture
+from pytest_manualbuild.marks import Heard, Said
+from pytest_manualbuild.model import Cause, Check, CheckKind, CheckResult, Outcome, PlannedPackage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one package is tested."""
+
+    host: str
+    folder: str
+    """On the host: the folder of the tests goes below it."""
+    logs: Path
+    """On the controller: the folder of this host's and package's logs."""
+    evidence: Path
+    """The folder of the evidence; logs are named relative to it."""
+
+
+class Results:
+    """Gives a result for each check of one section, as soon as it is certain."""
+
+    def __init__(
+        self, planned: PlannedPackage, place: Place, give: Callable[[CheckResult], None]
+    ) -> None:
+        self._checks = planned.checks
+        self._package = planned.artifact.key
+        self._place = place
+        self._give = give
+        self._given: set[int] = set()
+        # `install` ends when the environment was activated; not every section begins with it.
+        self._open = [0] if planned.checks[0].kind is CheckKind.INSTALL else []
+        """Checks that began and did not end; several when they make one statement."""
+        self._activated = False
+        self._linking = ""
+        """The package whose post-link script ran last, until the environment is activated."""
+        self._complete = False
+        self._failure = False
+        """Whether a check failed."""
+        self._held: CheckResult | None = None
+        """The result of the last check, until the script came to its end."""
+        self._budget = Budget()
+        self.began_s = time.monotonic()
+        """When what is under way began, on the clock of ``time.monotonic``."""
+        self._capture = self._new_capture(0)
+
+    def output(self, stream: str, data: bytes) -> None:
+        """Take output of whatever is under way."""
+        self._capture.add(stream, data)
+
+    def close(self) -> None:
+        """Close the log that is being written."""
+        self._capture.close()
+
+    def heard(self, mark: Heard) -> None:
+        """Take a mark of the script."""
+        match mark.said:
+            case Said.LINKING:
+                self._linking = mark.name
+            case Said.ACTIVATED:
+                self._activated = True
+                self._end(self._open, Outcome.PASSED, Cause.OK, exit_status=0)
+            case Said.BEGUN:
+                self._begun(mark.numbers)
+            case Said.ENDED:
+                self._ended(mark)
+            case Said.WENT_ON:
+                # Whatever it returned: `set -e` heeds no status of `! true` or `false && true`.
+                numbers = [number for number in mark.numbers if number in self._open]
+                self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=mark.status)
+            case Said.SHELL_ENDED:
+                self._shell_ended(mark.status)
+            case Said.TEST_FAILED:
+                self._last_failed(Cause.TEST_FAILED, "A test left the file TEST_FAILED.")
+            case Said.COMPLETE:
+                self._complete = True
+
+    def overran(self, message: str) -> None:
+        """Conclude that what is under way was killed, since it ran for too long."""
+        under_way = self._open or self._left()[:1]
+        if under_way:
+            self._end(under_way, Outcome.FAILED, Cause.TIMEOUT, message=message)
+        else:
+            self._last_failed(Cause.TIMEOUT, message)
+
+    def over(self, status: int) -> None:
+        """Conclude: the script ended with this status, and nothing more comes."""
+        if not self._activated:
+            what = "The environment cannot be activated"
+            if self._linking:
+                what = f"{self._linking}'s post-link script failed"
+            # Without a check of its own, the first one that needs the environment says it.
+            self._failed(self._open or self._left()[:1], status, f"{what}: exit status {status}.")
+        elif self._open:
+            self._failed(
+                self._open, status, f"It ended the whole test section with exit status {status}."
+            )
+        elif (not self._complete or status != 0) and not self._failure:
+            message = f"Something ended the whole test section, with exit status {status}."
+            if left := self._left():
+                self._failed(left[:1], status, message)
+            else:
+                self._last_failed(Cause.EXIT_STATUS, message, status)
+        for number in self._left():
+            self._not_reached(number, Cause.NOT_REACHED, "The test section ended before it.")
+        if self._held is not None:
+            self._give(self._held)
+
+    def _begun(self, numbers: Collection[int]) -> None:
+        if not self._open:
+            self.began_s = time.monotonic()
+            self._capture.close()
+            self._capture = self._new_capture(min(numbers))
+        self._open = [*self._open, *numbers]
+
+    def _ended(self, mark: Heard) -> None:
+        numbers = [number for number in mark.numbers if number in self._open]
+        if mark.died:
+            message = f"It ended its process with exit status {mark.status}."
+            self._failed(numbers, mark.status, message)
+        elif mark.status:
+            self._failed(numbers, mark.status)
+        else:
+            self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=0)
+
+    def _shell_ended(self, status: int) -> None:
+        """Conclude the one shell of ``run_test.sh`` and the commands."""
+        if self._open and status == 0:
+            # `exit 0` in the middle: what began and ended the shell did what it was asked to.
+            self._end(self._open, Outcome.PASSED, Cause.OK, exit_status=0)
+        elif self._open:
+            self._failed(self._open, status)
+        elif status != 0 and (left := self._left("shell")):
+            # It failed between two checks, and what cannot be told apart must not look passed.
+            self._failed(left[:1], status)
+        elif status != 0:
+            self._last_failed(
+                Cause.EXIT_STATUS,
+                f"Every command ended well, and then their shell with exit status {status}.",
+                status,
+            )
+        for number in self._left("shell"):
+            if status == 0:
+                message = "The shell ended before it with exit status 0, which conda-build passes."
+                self._not_reached(number, Cause.EXIT_0, message)
+            else:
+                message = f"The shell ended before it, with exit status {status}."
+                self._not_reached(number, Cause.NOT_REACHED, message)
+
+    def _last_failed(self, cause: Cause, message: str, status: int | None = None) -> None:
+        """Conclude that the section failed after its last check: that one takes the blame."""
+        if self._held is None:
+            self._end(self._left()[-1:], Outcome.FAILED, cause, message=message, exit_status=status)
+        elif self._held.outcome is not Outcome.FAILED:
+            self._failure = True
+            self._held = replace(
+                self._held,
+                outcome=Outcome.FAILED,
+                cause=cause,
+                message=message,
+                exit_status=self._held.exit_status if status is None else status,
+            )
+
+    def _failed(self, numbers: Collection[int], status: int, message: str = "") -> None:
+        self._end(
+            numbers,
+            Outcome.FAILED,
+            Cause.EXIT_STATUS,
+            message=message or f"It ended with exit status {status}.",
+            exit_status=status,
+        )
+
+    def _not_reached(self, number: int, cause: Cause, message: str) -> None:
+        self._capture.close()
+        self._capture = self._new_capture(number)
+        self.began_s = time.monotonic()
+        self._end([number], Outcome.SKIPPED, cause, message=message)
+
+    def _left(self, language: str | None = None) -> list[int]:
+        return [
+            number
+            for number, check in enumerate(self._checks)
+            if number not in self._given and language in (None, check.language)
+        ]
+
+    def _end(
+        self,
+        numbers: Collection[int],
+        outcome: Outcome,
+        cause: Cause,
+        *,
+        message: str = "",
+        exit_status: int | None = None,
+    ) -> None:
+        """Give these checks their result, and each check no more than one."""
+        for number in [number for number in numbers if number not in self._given]:
+            self._given.add(number)
+            self._failure |= outcome is Outcome.FAILED
+            self._capture.close()
+            stdout, stderr = self._capture.excerpts(passed=outcome is Outcome.PASSED)
+            result = CheckResult(
+                host=self._place.host,
+                package=self._package,
+                check=self._checks[number].name,
+                outcome=outcome,
+                cause=cause,
+                message=message,
+                exit_status=exit_status,
+                duration_s=time.monotonic() - self.began_s,
+                stdout=stdout,
+                stderr=stderr,
+                log=self._capture.name(self._place.evidence),
+            )
+            if number == len(self._checks) - 1:
+                self._held = result
+            else:
+                self._give(result)
+        self._open = [number for number in self._open if number not in numbers]
+        self.began_s = time.monotonic()
+
+    def _new_capture(self, number: int) -> Capture:
+        log = self._place.logs / log_name(number, self._checks[number])
+        return Capture(log, self._budget)
+
+
+def log_name(number: int, check: Check) -> str:
+    """Return a check's log file name: safe on every file system, in the order of the plan."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", check.name).strip("-.")[:60]
+    return f"{number:03d}-{safe or 'check'}.txt"

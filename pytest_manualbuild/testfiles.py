@@ -1,0 +1,65 @@
+"""Collects the files that a test section needs on the host: the reviewed ones, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from pytest_manualbuild import archive
+from pytest_manualbuild.checks import INLINE
+from pytest_manualbuild.errors import EnvironmentBroken
+from pytest_manualbuild.model import PlannedPackage, TestFile
+
+_GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
+
+
+def needed(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
+    """Return the files that go into the folder of the package's only section, by their path.
+
+    Those of the recipe come from its folder; EnvironmentBroken when one changed since it was
+    planned. Those from the sources come from the package, which is all that keeps them.
+    """
+    (section,) = planned.sections
+    files: dict[str, bytes] = {}
+    if section.script is not None:
+        files[INLINE] = section.script.encode()
+    if section.schema:
+        return files
+    if section.source_files:
+        # The sources are not here; conda-build keeps what they gave in the package.
+        members = archive.info_members(Path(planned.artifact.path))
+        files = {
+            name.removeprefix("info/test/"): content
+            for name, content in members
+            if name.startswith("info/test/") and not _GENERATED.fullmatch(name)
+        }
+    files |= {file.path: _reviewed(recipe, file) for file in (*section.scripts, *section.files)}
+    return files
+
+
+def in_prefix(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
+    """Return the files that go over the package's own ones, by their path below the prefix.
+
+    rattler-build installs test files with the package; the reviewed ones are what is run.
+    """
+    (section,) = planned.sections
+    if not section.schema:
+        return {}
+    return {f"{section.cwd}/{file.path}": _reviewed(recipe, file) for file in section.files}
+
+
+def _reviewed(folder: Path, file: TestFile) -> bytes:
+    try:
+        data = (folder / file.path).read_bytes()
+    except OSError as error:
+        raise EnvironmentBroken(
+            f"{folder / file.path}: cannot be read: {error.strerror}.",
+            remedy="Bring it back and run again.",
+        ) from error
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise EnvironmentBroken(
+            f"{folder / file.path}: it changed while the run was under way.",
+            remedy="Leave the recipe alone during a run, and run again.",
+        )
+    return data

@@ -1,0 +1,57 @@
+"""The page shows every result, and a stranger's text stays text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from defusedxml import ElementTree
+
+from conftest import results, run_local, write_package
+
+HOSTILE = """\
+test:
+  commands:
+    - 'true'
+    - 'printf "<script>alert(1)</script>\\033]0;owned\\007" >&2; exit 3'
+    - echo never
+"""
+
+
+def page(tmp_path: Path) -> Element:
+    text = (tmp_path / "manualbuild-report/index.html").read_text()
+    assert "\x1b" not in text
+    root: Element = ElementTree.fromstring(text)
+    return root
+
+
+def texts(root: Element, tag: str) -> list[str]:
+    return ["".join(one.itertext()) for one in root.iter(tag)]
+
+
+def test_the_page_has_every_result_and_what_was_written_by_what_failed(tmp_path: Path) -> None:
+    write_package(tmp_path, HOSTILE)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 1, ran.out
+    root = page(tmp_path)
+    rows = {
+        "".join(row[0].itertext()): row[1].get("class")
+        for row in root.iter("tr")
+        if len(row) > 1 and row[1].get("title") is not None
+    }
+    found = results(tmp_path / "manualbuild-report")
+    assert rows == {check: outcome for (_, check), (outcome, _) in found.items()}
+    assert "<script>alert(1)</script>\\x1b]0;owned\\x07" in "".join(texts(root, "pre"))
+    assert texts(root, "script") == []
+
+
+def test_the_page_says_why_a_run_is_not_enough(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n    - 'true'\n")
+
+    run_local(tmp_path, "-k", "install")
+
+    root = page(tmp_path)
+    assert "Nothing was proven" in "".join(texts(root, "b"))
+    assert "2 of 3 checks were not selected" in "".join(texts(root, "li"))
