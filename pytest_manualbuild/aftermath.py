@@ -57,20 +57,21 @@ def findings(said: bytes, left: Sequence[str]) -> list[str]:
         found.setdefault(word, []).append(rest)
     sentences = []
     if left:
-        sentences.append(f"the tests left processes behind, which were killed: {_some(left)}")
+        sentences.append(f"the tests left processes behind, which were killed: {listed(left)}")
     if killed := found.get("oom"):
         sentences.append(f"{killed[0]} processes of the tests were killed for want of memory")
     if cores := found.get("core"):
-        sentences.append(f"the tests dumped core: {_some(cores)}")
+        sentences.append(f"the tests dumped core: {listed(cores)}")
     if "gone" in found:
         sentences.append("the tests removed the environment")
     if changed := found.get("changed"):
         names = [name.removeprefix("./") for name in changed]
-        sentences.append(f"the tests changed or added files of the environment: {_some(names)}")
+        sentences.append(f"the tests changed or added files of the environment: {listed(names)}")
     return sentences
 
 
-def _some(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Return names of processes or files, which a test may have chosen, fit to be shown."""
     shown = ["".join(c if c.isprintable() else "?" for c in name) for name in names]
     more = f" and {len(shown) - MOST_NAMES} more" if len(shown) > MOST_NAMES else ""
     return ", ".join(sorted(shown)[:MOST_NAMES]) + more

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from pytest_manualbuild.model import (
     Plan,
     PlannedPackage,
 )
-from pytest_manualbuild.ready import Preparation, Section, cause_of, result
+from pytest_manualbuild.ready import INTERNET, Preparation, Section, cause_of, result
 from pytest_manualbuild.results import Place
 from pytest_manualbuild.section import Limits, SectionRun
 
@@ -199,10 +199,14 @@ class Engine:
         with desk.phase("environment"):
             ready = preparation.ready(packages)
         together = [list(chain(*ready))] if host.isolation == "host" else ready
-        for batch in together:
-            self._batch(desk, preparation, batch)
+        for number, (batch, online) in enumerate(_by_network(host, together)):
+            # What was linked in place for a later batch went away with the one before.
+            left = [one for one in batch if not number or preparation.link(one)]
+            self._batch(desk, preparation, left, replace(host, network=online))
 
-    def _batch(self, desk: _Desk, preparation: Preparation, batch: list[Section]) -> None:
+    def _batch(
+        self, desk: _Desk, preparation: Preparation, batch: list[Section], host: Host
+    ) -> None:
         """Run test sections on one host one after the other; a host left dirty is replaced."""
         left, provider = list(batch), preparation.provider
         while left:
@@ -211,7 +215,7 @@ class Engine:
             environments = [env for one in left for env in preparation.of(one)]
             with desk.phase("provision"):
                 desk.progress("starting")
-                connection = provider.start(desk.host, self._run, environments, desk.progress)
+                connection = provider.start(host, self._run, environments, desk.progress)
             try:
                 clean = True
                 while left and clean:
@@ -249,14 +253,17 @@ class Engine:
             give,
             limits=self._settings.limits,
             stopped=self._stop.is_set,
+            warn=lambda warning: desk.warnings.append(f"{planned.label}: {warning}"),
             build=build[0] if build else None,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
+        if INTERNET in planned.needs:
+            desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
         files = testfiles.needed(section.recipe, planned)
         try:
             if inside := testfiles.in_prefix(section.recipe, planned):
                 connection.put(environment.prefix, inside)
-            ended = run.run(connection, files)
+            return run.run(connection, files)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
             desk.state, desk.message = "lost", error.problem
@@ -265,8 +272,6 @@ class Engine:
                     result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
                 )
             return False
-        desk.warnings += [f"{planned.label}: {warning}" for warning in ended.warnings]
-        return ended.clean
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = cause_of(error)
@@ -279,3 +284,17 @@ class Engine:
         future = self._futures.get((given.host, given.package, given.check))
         if future is not None and not future.done():
             future.set_result(given)
+
+
+def _by_network(host: Host, groups: list[list[Section]]) -> Iterator[tuple[list[Section], bool]]:
+    """Yield what runs on one start of the host, and whether with the network.
+
+    The network is there when the matrix says so, and else for those whose recipe needs it alone.
+    """
+    for group in groups:
+        for needy in (False, True):
+            batch = [one for one in group if (INTERNET in one.planned.needs) == needy]
+            if host.network:
+                batch = [] if needy else group
+            if batch:
+                yield batch, needy or host.network

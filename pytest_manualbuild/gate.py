@@ -382,12 +382,13 @@ def _each(rule: Callable[[Run], Iterator[Reason]]) -> Callable[[Case], Iterator[
 
 
 _RUN = "Run all of it again, and change nothing in the folder: pytest --recipe ... --matrix ..."
+_BUILD = "Build it again from the recipe that was reviewed, then run its tests."
 _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_whole, _RUN),
     (_each(_identity), _RUN),
     (_packages, "Give the files that were tested with --artifacts, or run the tests of these."),
-    (_tests, "Build it again from the recipe that was reviewed, then run its tests."),
-    (_shipped, "Build it again from the recipe that was reviewed, then run its tests."),
+    (_tests, _BUILD),
+    (_shipped, _BUILD),
     (_results, _RUN),
     (_each(_junit), _RUN),
     (_age, _RUN),

@@ -57,7 +57,8 @@ class Marks:
         meaning = self._meaning.pop(word, None)
         if meaning is None:
             return None
-        status = int(rest[0]) if rest and rest[0].isdecimal() else 0
+        # Whoever should say a status and says none, or no number, did not end well.
+        status = int(rest[0]) if rest and rest[0].isdecimal() else 1
         return Heard(
             said=meaning.said,
             numbers=meaning.numbers,

@@ -157,6 +157,8 @@ class Output:
     """At least one, in the order in which they run."""
     variant: dict[str, str] = field(default_factory=dict)
     """The variant keys that it uses, with their values."""
+    needs: tuple[str, ...] = ()
+    """What its tests need of a host (``extra/manualbuild/needs``)."""
     run: tuple[str, ...] = ()
     """``requirements/run``."""
     test: dict[str, Any] = field(default_factory=dict)
@@ -263,6 +265,8 @@ class PlannedPackage:
     """At least one. Each runs in an environment of its own, whatever became of those before."""
     checks: tuple[Check, ...]
     """In the order in which they run; the first is always ``install``."""
+    needs: tuple[str, ...] = ()
+    """What its tests need of a host: ``internet``, or what ``Host.provides`` names."""
 
     def only(self, section: int) -> PlannedPackage:
         """Return the package with nothing but this one of its sections and its checks."""

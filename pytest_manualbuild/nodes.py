@@ -7,7 +7,8 @@ nothing themselves, and never import a file of the recipe.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ Ask = Callable[[tuple[str, str, str]], CheckResult]
 class RecipeNode(pytest.Collector):
     """The root: one recipe under test."""
 
-    def __init__(self, *, plan: Plan, ask: Ask, **kwargs: Any) -> None:
+    def __init__(self, *, plan: Plan, command: Sequence[str], ask: Ask, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.plan = plan
+        self.command = command
+        """What runs it again, without a selection."""
         self.ask = ask
         self.file = recipe.file(Path(plan.recipe))
 
@@ -76,7 +79,7 @@ class CheckItem(pytest.Item):
     def __init__(self, *, check: Check, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.check = check
-        self.extra_keyword_matches.add(check.name)
+        self.extra_keyword_matches |= {check.name, self.selection}
         self.result: CheckResult | None = None
 
     @property
@@ -84,6 +87,11 @@ class CheckItem(pytest.Item):
         """(host, package key, check name), as the engine knows it."""
         package = self.parent
         return package.parent.name, package.planned.artifact.key, self.check.name
+
+    @property
+    def selection(self) -> str:
+        """What selects this check and no other with ``-k``."""
+        return f"/{self.parent.parent.name}/{self.parent.name}/{self.name}/"
 
     def setup(self) -> None:
         """Wait for the result. What we could not find out is an error, not a failure."""
@@ -124,6 +132,8 @@ class CheckItem(pytest.Item):
                 lines += tail(text)
         if result.log:
             lines.append(f"All of its output: {result.log}")
+        again = (*self.parent.parent.parent.command, "--on", host, "-k", self.selection)
+        lines.append(f"To repeat this check: {shlex.join(again)}")
         return "\n".join(lines)
 
 

@@ -51,12 +51,18 @@ def make(
     folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
-        (artifact, sections_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, output_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
-        PlannedPackage(artifact=artifact, label=label, sections=sections, checks=checks(sections))
-        for (artifact, sections), label in zip(planned, labels, strict=True)
+        PlannedPackage(
+            artifact=artifact,
+            label=label,
+            sections=output.sections,
+            checks=checks(output.sections),
+            needs=output.needs,
+        )
+        for (artifact, output), label in zip(planned, labels, strict=True)
     )
     return Plan(
         recipe=str(folder),
@@ -68,7 +74,12 @@ def make(
 
 
 def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
-    """Render the recipe with the package's variant; return the tests of its output.
+    """Return the tests of a package in a recipe; see ``output_of``."""
+    return output_of(folder, artifact).sections
+
+
+def output_of(folder: Path, artifact: Artifact) -> Output:
+    """Render the recipe with the package's variant; return the output that it is.
 
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
     """
@@ -101,7 +112,7 @@ def _variant(artifact: Artifact) -> dict[str, str]:
     return {**given, **artifact.variant}
 
 
-def _checked(output: Output, artifact: Artifact) -> tuple[TestSection, ...]:
+def _checked(output: Output, artifact: Artifact) -> Output:
     if output.skip:
         raise ArtifactError(
             f"{artifact.key}: the recipe skips {output.name} on {artifact.subdir}.",
@@ -119,7 +130,7 @@ def _checked(output: Output, artifact: Artifact) -> tuple[TestSection, ...]:
             f" {artifact.build_number}.",
             remedy="Build it again from this recipe, or give the one that it was built from.",
         )
-    return output.sections
+    return output
 
 
 def cells(hosts: Iterable[Host], artifacts: Sequence[Artifact]) -> tuple[Cell, ...]:

@@ -117,6 +117,9 @@ class Results:
                 self._last_failed(Cause.EXIT_STATUS, message, status)
         for number in self._left():
             self._not_reached(number, Cause.NOT_REACHED, "The test section ended before it.")
+
+    def finish(self) -> None:
+        """Give the last result."""
         if self._held is not None:
             self._give(self._held)
 

@@ -44,16 +44,6 @@ class Limits:
     section_s: float = 7200.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What became of a host on which a test section ran."""
-
-    clean: bool
-    """Whether it is fit for the next package."""
-    warnings: tuple[str, ...] = ()
-    """What the tests did to it, in sentences."""
-
-
 class SectionRun:
     """One run of one package's test section: give it a connection, it gives results."""
 
@@ -66,6 +56,7 @@ class SectionRun:
         *,
         limits: Limits,
         stopped: Callable[[], bool],
+        warn: Callable[[str], None],
         build: LinkedEnvironment | None = None,
     ) -> None:
         self._planned = planned
@@ -75,11 +66,12 @@ class SectionRun:
         self._work = f"{place.folder}/work"
         self._limits = limits
         self._stopped = stopped
+        self._warn = warn
         self._marks = Marks()
         self._results = Results(planned, place, give)
 
-    def run(self, connection: Connection, scripts: Mapping[str, bytes]) -> Ended:
-        """Run every check; say what became of the host.
+    def run(self, connection: Connection, scripts: Mapping[str, bytes]) -> bool:
+        """Run every check; return whether the host is clean enough for the next package.
 
         ``scripts`` has the recipe's test files by their path. Raises HostError when the host
         failed; the checks that were given no result by then have none.
@@ -90,17 +82,24 @@ class SectionRun:
             clean = self._follow(running)
         finally:
             self._results.close()
-        return self._look(connection) if clean else Ended(clean=False)
+        if clean:
+            clean = self._look(connection)
+        # The last result comes last of all: who waits for it has heard of the rest.
+        self._results.finish()
+        return clean
 
-    def _look(self, connection: Connection) -> Ended:
-        """See what the tests left. All results are there: whatever goes wrong now is no error."""
+    def _look(self, connection: Connection) -> bool:
+        """See what the tests left. All is known of them: whatever goes wrong now is no error."""
         try:
             left = connection.settle()
             script = aftermath.after(self._folder, self._environment.prefix)
             said = connection.run(script, timeout_s=SHORT_S).stdout
         except HostLost as error:
-            return Ended(clean=False, warnings=(f"after the tests: {error.problem}",))
-        return Ended(clean=True, warnings=tuple(aftermath.findings(said, left)))
+            self._warn(f"after the tests: {error.problem}")
+            return False
+        for warning in aftermath.findings(said, left):
+            self._warn(warning)
+        return True
 
     def _script(self, connection: Connection, scripts: Mapping[str, bytes]) -> str:
         def parses(texts: Sequence[str]) -> list[bool]:
@@ -167,4 +166,4 @@ class SectionRun:
 
 
 def _named(killed: Sequence[str]) -> str:
-    return f": {', '.join(killed)}" if killed else ""
+    return f": {aftermath.listed(killed)}" if killed else ""

@@ -8,7 +8,7 @@ Both ways go through the same items, the same engine and the same record.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
@@ -66,10 +66,23 @@ def number_of_hosts(config: pytest.Config) -> int:
         raise pytest.UsageError(str(error)) from error
 
 
+def _unselected(words: Iterable[str]) -> Iterator[str]:
+    """Yield the words of a command line without those that select checks or hosts."""
+    given = iter(words)
+    for word in given:
+        if word in ("-k", "--on"):
+            next(given, None)
+        elif not word.startswith(("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-f")):
+            yield word
+
+
 class _Session:
     """What controller and workers have in common: items, and an engine when one is needed."""
 
-    def __init__(self, config: pytest.Config, planned: Plan, folder: Path) -> None:
+    def __init__(
+        self, config: pytest.Config, planned: Plan, folder: Path, command: Sequence[str]
+    ) -> None:
+        self.command = command
         self.config = config
         self.plan = planned
         self.folder = folder
@@ -95,6 +108,7 @@ class _Session:
             name=Path(self.plan.recipe).name,
             nodeid=Path(self.plan.recipe).name,
             plan=self.plan,
+            command=self.command,
             ask=self.ask,
         )
         items[:] = session.genitems(root)
@@ -151,7 +165,9 @@ class Worker(_Session):
     """A worker of pytest-xdist: takes the controller's plan, runs the hosts it is given."""
 
     def __init__(self, config: pytest.Config, given: dict[str, Any]) -> None:
-        super().__init__(config, plan.from_json(given["plan"]), Path(given["folder"]))
+        super().__init__(
+            config, plan.from_json(given["plan"]), Path(given["folder"]), given["command"]
+        )
         self._run_id = str(given["run_id"])
 
     def run(self) -> Run:
@@ -177,7 +193,8 @@ class Controller(_Session):
     """The process that the user started: records results and writes the evidence."""
 
     def __init__(self, config: pytest.Config, planned: Plan) -> None:
-        super().__init__(config, planned, Path(config.option.mb_evidence).absolute())
+        command = ["pytest", *_unselected(map(str, config.invocation_params.args))]
+        super().__init__(config, planned, Path(config.option.mb_evidence).absolute(), command)
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None
         self._journal: evidence.Journal | None = None
@@ -224,6 +241,7 @@ class Controller(_Session):
             "plan": plan.to_json(self.plan),
             "run_id": self.run().run_id,
             "folder": str(self.folder),
+            "command": self.command,
         }
 
     @pytest.hookimpl(optionalhook=True)

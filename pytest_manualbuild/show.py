@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_manualbuild import recipe
+from pytest_manualbuild import deviations, recipe
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence
 from pytest_manualbuild.model import Plan
@@ -91,6 +91,11 @@ def summary(reporter: pytest.TerminalReporter, evidence: Evidence, folder: Path)
     for host in evidence.hosts:
         for warning in host.warnings:
             reporter.write_line(f"warning: {host.name}: {warning}", yellow=True)
+    for one in deviations.found(evidence.plan, evidence.results):
+        reporter.write_line(
+            f"not as in conda-build ({one.kind}): {one.package} on {one.host}: {one.sentence}",
+            yellow=True,
+        )
     reporter.write_line(f"report: {folder}")
     for reason in evidence.narrowed:
         reporter.write_line(f"not sufficient for upload: {reason}", yellow=True)

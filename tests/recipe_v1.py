@@ -79,6 +79,6 @@ def noarch(name: str, tests: str, *, run: str = "", script: str = "", extra: str
         f"build:\n  noarch: generic\n  script:\n"
         f"    - mkdir -p $PREFIX/share/{name} $PREFIX/bin\n"
         f"    - echo {name} > $PREFIX/share/{name}/data.txt\n{script}"
-        f"requirements:\n  run: [{run}]\nabout:\n  license: MIT\n{extra}"
+        f"about:\n  license: MIT\nrequirements:\n  run: [{run}]\n{extra}"
         + (f"tests:\n{indented}" if tests else "")
     )

@@ -31,7 +31,7 @@ ROAD = [
         "ready",
         "execution",
     },
-    {"evidence", "reports", "body"},
+    {"evidence", "deviations", "reports", "body"},
     {"signatures"},
     {"policy", "approvals", "verdict", "people", "outcomes", "gate", "verify"},
     {"targets", "upload", "request", "published"},

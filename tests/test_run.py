@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,7 +56,9 @@ def test_each_command_has_a_result_and_what_did_not_run_is_not_passed(tmp_path: 
 def test_exit_0_in_the_middle_does_not_pass_what_follows(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - exit 0\n    - 'false'\n")
 
-    assert run_local(tmp_path).status == 8
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "not as in conda-build (exit-0)" in ran.out) == (8, True), ran.out
     found = results(tmp_path / "manualbuild-report")
     assert found["here", "commands[1]: false"] == ("skipped", "exit-0")
     verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
@@ -76,7 +80,9 @@ def test_commands_that_make_a_statement_together(tmp_path: Path) -> None:
 def test_a_recipe_without_tests_proves_nothing(tmp_path: Path) -> None:
     write_package(tmp_path, "about:\n  summary: none\n")
 
-    assert run_local(tmp_path).status == 8
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "not as in conda-build (nothing-ran)" in ran.out) == (8, True), ran.out
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 8
 
 
@@ -138,6 +144,21 @@ def test_a_mistake_is_one_line_and_loses_nothing(
     assert (ran.status, "Traceback" in ran.out) == (4, False), ran.out
     assert says in ran.out
     assert (tmp_path / "recipe" / "meta.yaml").is_file()
+
+
+def test_a_failure_says_how_exactly_this_check_is_repeated(tmp_path: Path) -> None:
+    commands = "    - 'true'\n" * 10 + "    - 'false'\n"
+    write_package(tmp_path, f"test:\n  commands:\n{commands}")
+
+    ran = run_local(tmp_path, "-k", "install or commands")
+    again = re.search(r"To repeat this check: pytest (.*)", ran.out)
+
+    assert again is not None, ran.out
+    words = shlex.split(again[1])
+    ran = run_pytest(*words, cwd=tmp_path)
+    assert (ran.status, "1 failed, 11 deselected" in ran.out) == (1, True), ran.out
+    words[words.index("-k") + 1] = words[-1].replace("commands-10", "commands-1")
+    assert "1 passed, 11 deselected" in run_pytest(*words, cwd=tmp_path).out
 
 
 def test_narrowed_runs_are_refused_with_that_reason(tmp_path: Path) -> None:

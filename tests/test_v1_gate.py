@@ -53,6 +53,8 @@ outputs:
         - echo p > $PREFIX/share/p/data.txt
     tests:
       - script: [test -f $PREFIX/share/p/data.txt, echo checked]
+    about:
+      license: MIT
   - package:
       name: q
     build:
@@ -61,6 +63,8 @@ outputs:
         - echo q > $PREFIX/share/q/data.txt
     tests:
       - script: [test -f $PREFIX/share/q/data.txt]
+    about:
+      license: MIT
 """
 
 

@@ -55,10 +55,12 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             ended = mark(Said.WENT_ON, number)
     text += f"\n\n{ended}set -ex\n\n\n\n"
     commands = [(number, check.text) for number, check in checks if check.kind is CheckKind.COMMAND]
-    for group in statements(commands, site.parses):
+    for group, is_whole in statements(commands, site.parses):
         numbers = [number for number, _ in group]
         lines = "\n".join(command for _, command in group) + "\n"
-        text += mark(Said.BEGUN, *numbers) + lines + mark(Said.WENT_ON, *numbers)
+        # What is never whole goes on in whatever follows, which must be what conda-build has there.
+        ended = mark(Said.WENT_ON, *numbers) if is_whole else ""
+        text += mark(Said.BEGUN, *numbers) + lines + ended
     return Piece(
         script=_RUN.format(
             text=shlex.quote(text + "exit 0\n"),
@@ -68,34 +70,39 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     )
 
 
-def statements(commands: Sequence[tuple[int, str]], parses: Parses) -> list[list[tuple[int, str]]]:
-    """Group commands into whole statements; what is never whole is one group to the end."""
+def statements(
+    commands: Sequence[tuple[int, str]], parses: Parses
+) -> list[tuple[list[tuple[int, str]], bool]]:
+    """Group commands into whole statements, each with True; the rest is one group with False."""
     asked = [command for _, command in commands if _may_be_open(command)]
     # Nearly all are whole by themselves, so all are asked about at once.
     whole_alone = dict(zip(asked, parses(asked), strict=True)) if asked else {}
-    groups: list[list[tuple[int, str]]] = []
+    groups: list[tuple[list[tuple[int, str]], bool]] = []
     position = 0
     while position < len(commands):
-        size = 1
-        if not whole_alone.get(commands[position][1], True):
-            size = _size([command for _, command in commands[position:]], parses)
-        # PIPESTATUS is of the command before, and a mark is one.
-        while position + size < len(commands) and "PIPESTATUS" in commands[position + size][1]:
-            size += 1
-        groups.append(list(commands[position : position + size]))
-        position += size
+        end, is_whole = position, True
+        # PIPESTATUS is of the command before, and a mark is one: they stay together.
+        while end == position or (
+            is_whole and end < len(commands) and "PIPESTATUS" in commands[end][1]
+        ):
+            size = 1
+            if not whole_alone.get(commands[end][1], True):
+                is_whole, size = _whole([command for _, command in commands[end:]], parses)
+            end += size
+        groups.append((list(commands[position:end]), is_whole))
+        position = end
     return groups
 
 
-def _size(commands: Sequence[str], parses: Parses) -> int:
-    """Return how many of these commands make whole statements together; else all of them."""
+def _whole(commands: Sequence[str], parses: Parses) -> tuple[bool, int]:
+    """Return how many of these commands make whole statements together; all, if they never do."""
     tries = range(2, min(len(commands), _MOST_TRIES) + 1)
     if tries:
         whole = parses(["\n".join(commands[:size]) for size in tries])
         for size, is_whole in zip(tries, whole, strict=True):
             if is_whole:
-                return size
-    return len(commands)
+                return True, size
+    return False, len(commands)
 
 
 def _may_be_open(command: str) -> bool:

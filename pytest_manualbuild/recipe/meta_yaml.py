@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_manualbuild.model import Output
 from pytest_manualbuild.recipe.folder import folder_sha256
+from pytest_manualbuild.recipe.needs import needs
 from pytest_manualbuild.recipe.renderer import renderer
 from pytest_manualbuild.recipe.sections import section
 
@@ -65,6 +66,7 @@ def _output(folder: Path, described: Mapping[str, Any], subdir: str) -> Output:
         skip=described["skip"],
         sections=(section(folder, described, subdir),),
         variant={key: str(value) for key, value in described["variant"].items()},
+        needs=needs(described["extra"], folder / "meta.yaml"),
         run=tuple(str(item) for item in described["run"]),
         test={**described["test"], "script": described["test_script"]},
     )

@@ -18,6 +18,7 @@ from pytest_manualbuild import globs
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Output
 from pytest_manualbuild.recipe import rattler_tests
+from pytest_manualbuild.recipe.needs import needs
 
 FILE = "recipe.yaml"
 VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
@@ -143,6 +144,7 @@ def _output(
         skip=bool(given["skip"]),
         sections=sections,
         variant=given["variant"],
+        needs=needs(described.get("extra"), path),
         run=tuple(_spec(one) for one in (described.get("requirements") or {}).get("run") or ()),
     )
 
