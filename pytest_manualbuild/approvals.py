@@ -156,7 +156,7 @@ def _checked(
             )
         except SignatureError as error:
             problem = error.problem.rstrip(".")
-        except OSError:
+        except (OSError, ValueError):
             problem = "it is not signed"
     return Signed(
         file=path.relative_to(folder).as_posix(),
@@ -167,6 +167,8 @@ def _checked(
 
 
 def _bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")  # a named pipe would be read for ever
     with path.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:

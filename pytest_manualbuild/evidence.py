@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -279,8 +280,11 @@ def read(folder: Path) -> Stored:
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of an ``evidence.json``; EvidenceError if there is none, or too large."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise EvidenceError(f"{path}: it is too large.", remedy="Run the tests again.")
+        status = path.stat()
+        if status.st_size > MOST_BYTES or not stat.S_ISREG(status.st_mode):
+            raise EvidenceError(
+                f"{path}: it is too large, or no file at all.", remedy="Run the tests again."
+            )
         return path.read_bytes()
     except OSError as error:
         raise EvidenceError(

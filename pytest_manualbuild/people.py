@@ -15,6 +15,7 @@ from pytest_manualbuild.verdict import Reason, note, reject, unsure
 
 SIGN = "Its runner signs: manualbuild approve EVIDENCE --role report --key KEY --policy POLICY"
 APPROVE = "Somebody else looks at it, then: manualbuild approve EVIDENCE --key KEY --policy POLICY"
+REBUILD = "manualbuild compare PACKAGE THEIRS"
 WAIVE = "Remove it, or make another one: manualbuild waive EVIDENCE ..."
 
 
@@ -108,36 +109,47 @@ def approvals(people: People, policy: Policy, stored: Stored) -> Iterator[Reason
     """Yield why there are not enough approvals by people other than the runner."""
     if policy.allowed is None:
         # Without signers nobody's approval can count, not even one that is wanted.
-        if policy.gate.approvals:
+        if policy.gate.approvals or policy.gate.rebuilds:
             yield unsure("The policy wants approvals, and names nobody who may approve.")
         return
-    names = {planned.artifact.name for planned in stored.evidence.plan.packages}
-    policy_sha256 = policies.digest(policy, names)
     who: dict[str, Approval] = {}
     for signed in people.approvals:
-        approval, signature = signed.statement, signed.signature
-        if approval is None or signature is None:
-            yield reject(f"{signed.file}: it is no valid approval: {signed.problem}.", help=APPROVE)
-        elif signature.principal in people.runners:
-            yield reject(f"{signed.file}: {signature.principal} ran the tests, and approves them.")
-        elif (approval.evidence_sha256, approval.packages) != (
-            people.evidence_sha256,
-            stored.subjects,
-        ):
-            yield reject(f"{signed.file}: it approves another report.", help=APPROVE)
-        elif approval.policy_sha256 != policy_sha256:
-            yield reject(f"{signed.file}: it was given under another policy.", help=APPROVE)
+        approval, fault = signed.statement, _fault_of_approval(signed, people, policy, stored)
+        if fault or approval is None or signed.signature is None:
+            yield reject(f"{signed.file}: {fault}.", help=APPROVE)
         else:
-            who[signature.principal] = approval
+            who[signed.signature.principal] = approval
     for name, approval in sorted(who.items()):
         said = f" and says: {approval.note}" if approval.note else ""
         yield note(f"approved by {name}, who checked {', '.join(approval.checked)}{said}")
-    missing = policy.gate.approvals - len(who)
-    if missing > 0:
+    if len(who) < policy.gate.approvals:
         yield unsure(
             f"{len(who)} of {policy.gate.approvals} approvals by people other than the runner.",
             help=APPROVE,
         )
+    rebuilt = sum("rebuild" in approval.checked for approval in who.values())
+    if rebuilt < policy.gate.rebuilds:
+        yield unsure(
+            f"{rebuilt} of {policy.gate.rebuilds} approvals by people who built it themselves.",
+            help=f"{REBUILD}; {APPROVE} --checked rebuild",
+        )
+
+
+def _fault_of_approval(
+    signed: Signed[Approval], people: People, policy: Policy, stored: Stored
+) -> str:
+    approval, signature = signed.statement, signed.signature
+    if approval is None or signature is None:
+        return f"it is no valid approval: {signed.problem}"
+    if signature.principal in people.runners:
+        return f"{signature.principal} ran the tests, and approves them"
+    about = (approval.evidence_sha256, approval.packages)
+    if about != (people.evidence_sha256, stored.subjects):
+        return "it approves another report"
+    names = {planned.artifact.name for planned in stored.evidence.plan.packages}
+    if approval.policy_sha256 != policies.digest(policy, names):
+        return "it was given under another policy"
+    return ""
 
 
 def waived(

@@ -60,6 +60,8 @@ class Gate:
     matrix: str | None = None
     """A matrix's name, or its file relative to the policy's."""
     approvals: int = 0
+    rebuilds: int = 0
+    """How many of the people who approve must have built it themselves and compared."""
     max_age_days: int | None = None
     severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
@@ -192,7 +194,9 @@ def _problems(policy: Policy) -> Iterator[str]:
             yield f"target.{key}: {label!r} is not a label"
     if target.staging in (policy.label(), "main"):
         yield "target.staging: it must be neither the label itself nor main"
-    if gate.approvals < 0 or (gate.max_age_days is not None and gate.max_age_days < 1):
+    if min(gate.approvals, gate.rebuilds) < 0 or (
+        gate.max_age_days is not None and gate.max_age_days < 1
+    ):
         yield "gate: numbers must not be negative"
     yield from _problems_of_findings(gate)
     yield from _problems_of_people(policy)
@@ -220,12 +224,13 @@ def _problems_of_people(policy: Policy) -> Iterator[str]:
     gate, allowed = policy.gate, policy.allowed
     builders = {builder for row in policy.enabled for builder in row.builders}
     if allowed is None:
-        if gate.approvals or builders or policy.signers.revoked:
-            yield "approvals, builders and revoked keys want signers.allowed_signers"
+        if gate.approvals or gate.rebuilds or builders or policy.signers.revoked:
+            yield "approvals, rebuilds, builders and revoked keys want signers.allowed_signers"
         return
     may = {one.principal for one in allowed.signers if allowed.may(one.principal, Role.APPROVE)}
-    if len(may) < gate.approvals:
-        yield f"gate.approvals: {gate.approvals} are wanted, and {len(may)} may approve"
+    for key, count in (("approvals", gate.approvals), ("rebuilds", gate.rebuilds)):
+        if len(may) < count:
+            yield f"gate.{key}: {count} are wanted, and {len(may)} may approve"
     for builder in sorted(builders):
         if not allowed.may(builder, Role.REPORT):
             yield f"enabled.builders: {builder!r} may not sign reports ({Role.REPORT.namespace})"
@@ -304,6 +309,8 @@ def _explain_people(policy: Policy) -> Iterator[str]:
         return
     yield "The report is signed by the one who built the packages and ran the tests."
     yield f"Approvals of other people that are needed: {policy.gate.approvals}."
+    if policy.gate.rebuilds:
+        yield f"So many of them must have built it themselves: {policy.gate.rebuilds}."
     for role, what in (
         (Role.REPORT, "sign reports"),
         (Role.APPROVE, "approve"),

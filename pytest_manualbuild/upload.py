@@ -77,7 +77,11 @@ def upload(
     _agree("--user", user, policy.target.owner)
     kind = "anaconda" if to == "anaconda" else "directory"
     _agree("--to", kind, policy.target.kind)
-    staging = policy.target.staging
+    staging = f"{label}-staging" if policy.target.staging is True else policy.target.staging or None
+    if staging == label:
+        raise UploadError(
+            f"--label {label}: the policy has it as the label for staging.", remedy="Name another."
+        )
     with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
         # Judged, hashed and sent are the same private copies: nobody can change them in between.
         copies = Path(scratch)
@@ -85,12 +89,7 @@ def upload(
         verified = verify.verify(folder, copies, policy)
         if verified.verdict.decision is not Decision.ACCEPT:
             raise UploadRefused(verified.verdict)
-        target = open_target(
-            to,
-            user=user or policy.target.owner,
-            label=label,
-            staging=f"{label}-staging" if staging is True else staging or None,
-        )
+        target = open_target(to, user=user or policy.target.owner, label=label, staging=staging)
         login = "" if dry_run else target.login()
         done = publish(target, list(verified.files.values()), dry_run=dry_run)
     receipt = Receipt(
@@ -103,10 +102,20 @@ def upload(
         notes=verified.verdict.notes,
     )
     if not dry_run:
-        fresh = folder / ".receipt.json.new"
-        fresh.write_text(json.dumps(asdict(receipt), indent=1) + "\n")
-        fresh.replace(folder / "receipt.json")
+        _write(folder / "receipt.json", receipt)
     return receipt
+
+
+def _write(path: Path, receipt: Receipt) -> None:
+    try:
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(json.dumps(asdict(receipt), indent=1) + "\n")
+        fresh.replace(path)
+    except OSError as error:
+        raise UploadError(
+            f"{path}: all is published, but the receipt cannot be written: {error.strerror}.",
+            remedy="Make room for it, and run the same command again.",
+        ) from error
 
 
 def publish(
@@ -183,6 +192,8 @@ def _read_back(target: UploadTarget, artifact: Artifact) -> None:
     for piece in target.fetch(artifact):
         digest.update(piece)
         size += len(piece)
+        if size > artifact.size:
+            break  # whatever follows, it is another file
     if (digest.hexdigest(), size) != (artifact.sha256, artifact.size):
         raise UploadError(
             f"{artifact.key}: {target.where} hands out other bytes ({size} of them, sha256"

@@ -107,10 +107,25 @@ def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
     """
     for planned in body.read(folder).whole.evidence.plan.packages:
         path = _find(planned.artifact, artifacts)
-        if path is not None and path.is_file():
-            target = into / planned.artifact.key
+        if path is None or not _is_file(path):
+            continue
+        target = into / planned.artifact.key
+        try:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: it cannot be copied to {into}: {error.strerror}.",
+                remedy="Check the file, and the space for temporary files (TMPDIR).",
+            ) from error
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether a path, which anybody may have written, is one of a regular file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as one that is too long
+        return False
 
 
 def is_safe(wanted: Artifact) -> bool:
@@ -126,7 +141,7 @@ def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
     if artifacts is None:
         return Path(wanted.path)
     places = [artifacts / wanted.subdir / wanted.filename, artifacts / wanted.filename]
-    return next((place for place in places if place.is_file()), places[0])
+    return next((place for place in places if _is_file(place)), places[0])
 
 
 def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gate.Found:
@@ -134,7 +149,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
     path = _find(planned.artifact, artifacts)
     if path is None:
         return gate.Found(key=key, artifact=None, problem="the evidence names no safe file.")
-    if not path.is_file():
+    if not _is_file(path):
         return gate.Found(key=key, artifact=None, problem="the file is not there.")
     try:
         artifact = package.read(path)
@@ -168,6 +183,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+        # A named pipe would be read for ever.
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= MOST_BYTES else b""
     except OSError:
         return b""

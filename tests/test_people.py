@@ -132,6 +132,18 @@ def test_who_ran_may_not_approve_and_one_person_counts_once(case: Path, keys: Pa
 
 
 @pytest.mark.usefixtures("rules")
+def test_a_policy_may_want_a_second_build(case: Path, keys: Path) -> None:
+    file = case / "policy.toml"
+    file.write_text(file.read_text().replace("approvals = 1", "rebuilds = 1"))
+    sign(case, keys)
+    approve(case, keys)
+    assert judged(case).decision is Decision.INCONCLUSIVE
+    assert "0 of 1 approvals by people who built it" in said(judged(case))
+    approvals.approve(case / "report", keys / "carol", policies.load(file), ("rebuild",), "")
+    assert judged(case).decision is Decision.ACCEPT
+
+
+@pytest.mark.usefixtures("rules")
 def test_only_a_builder_of_the_policy_may_sign_the_report(case: Path, keys: Path) -> None:
     sign(case, keys, "carol")
     approve(case, keys)
@@ -338,6 +350,8 @@ def test_an_audit_finding_counts_as_the_policy_says(case: Path) -> None:
     [
         ("[gate]\napprovals = 1\n", "want signers.allowed_signers"),
         ("[gate]\napprovals = true\n", "approvals"),
+        ("[gate]\nrebuilds = -1\n", "negative"),
+        ("[gate]\nrebuilds = 1\n", "want signers.allowed_signers"),
         ("[gate]\nmax_age_days = 0\n", "negative"),
         ('[gate]\nmatrix = "nowhere"\n', "nowhere"),
         ('[gate.severities]\nno-such-code = "error"\n', "no code 'no-such-code'"),

@@ -361,3 +361,18 @@ def test_no_token_reaches_a_host(tmp_path: Path) -> None:
     written = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
     assert any("PREFIX=" in path.read_text(errors="replace") for path in written)
     assert [path for path in written if CANARY in path.read_text(errors="replace")] == []
+
+
+def test_a_label_is_not_its_own_staging_label(case: Path, server: Server) -> None:
+    (case / "policy.toml").write_text('[target]\nstaging = "looking"\n')
+    ran = publish(case, server, "--policy", "policy.toml", "--label", "looking")
+    assert (ran.status, server.requests()) == (1, []), ran.out
+
+
+def test_a_receipt_that_cannot_be_written_is_said(case: Path, server: Server) -> None:
+    (case / "report/receipt.json").mkdir()
+    ran = publish(case, server)
+    assert (ran.status, "all is published" in ran.out) == (1, True), ran.out
+    (case / "report/receipt.json").rmdir()
+    assert publish(case, server).status == 0
+    published_once(case, server)

@@ -42,6 +42,8 @@ recipe:
   version: "1.0"
 build:
   noarch: generic
+about:
+  license: MIT
 outputs:
   - package:
       name: p

@@ -7,7 +7,6 @@ command takes an empty list for everybody's. Nothing is forced or skipped.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +30,6 @@ class AnacondaTarget:
         os.environ["OTEL_SDK_DISABLED"] = "true"  # the client would report its use
         from binstar_client.utils.config import get_server_api  # noqa: PLC0415 # 0.5 s
 
-        logging.getLogger("binstar").setLevel(logging.ERROR)
         self._owner, self._label, self._staging = owner, label, staging
         self._answer_s = answer_s
         self._api: Any = get_server_api()
