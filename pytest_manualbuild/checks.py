@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_manualbuild.model import Check, CheckKind, TestSection
+from pytest_manualbuild.model import Check, CheckKind, PlannedPackage, TestSection
 
 INSTALL = Check(name="install", kind=CheckKind.INSTALL)
 INLINE = "_manualbuild_script"
@@ -37,6 +37,31 @@ def checks(sections: Sequence[TestSection]) -> tuple[Check, ...]:
             name = check.name if plain else f"{section.label}.{check.name}"
             found.append(replace(check, name=name, section=number))
     return tuple(_distinct(found))
+
+
+def proving(planned: PlannedPackage) -> frozenset[str]:
+    """Return the names of the checks whose passing says something about the package.
+
+    That it can be installed says too little, and what has nothing to run says nothing.
+    """
+    return frozenset(
+        check.name
+        for check in planned.checks
+        if check.kind is not CheckKind.INSTALL and _runs(check, planned.sections[check.section])
+    )
+
+
+def _runs(check: Check, section: TestSection) -> bool:
+    text = check.text
+    if check.kind is CheckKind.SCRIPT:
+        file = next((one for one in section.scripts if one.path == check.text), None)
+        if file is not None:
+            return file.size > 0
+        text = section.script or ""
+    elif check.kind is not CheckKind.COMMAND:
+        return True
+    lines = (line.strip() for line in text.splitlines())
+    return any(line and not line.startswith("#") for line in lines)
 
 
 def _of(section: TestSection) -> Iterable[Check]:

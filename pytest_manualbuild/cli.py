@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pytest_manualbuild import errors
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS, Facts, Host
 from pytest_manualbuild.verbs import proof, publishing
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return BROKEN_PIPE
+    except OSError as error:
+        sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
+        return ManualBuildError.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,12 +201,9 @@ def _hosts_sweep(arguments: argparse.Namespace) -> int:
 
 
 def _selected(arguments: argparse.Namespace) -> list[Host]:
-    from fnmatch import fnmatchcase  # noqa: PLC0415
-
     from pytest_manualbuild import matrix  # noqa: PLC0415 # only what the verb needs
 
-    hosts = matrix.load(arguments.matrix).hosts
-    return [host for host in hosts if fnmatchcase(host.name, arguments.on or "*")]
+    return matrix.select(matrix.load(arguments.matrix), arguments.on)
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
-from pytest_manualbuild.model import Cause, CheckKind, CheckResult, Outcome, Plan
+from pytest_manualbuild.checks import proving
+from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan
 
 
 class Kind(StrEnum):
@@ -33,11 +34,7 @@ class Deviation:
 
 def found(plan: Plan, results: Iterable[CheckResult]) -> Iterator[Deviation]:
     """Yield where the results of a run would have passed in conda-build, and do not here."""
-    bare = {
-        planned.artifact.key
-        for planned in plan.packages
-        if all(check.kind is CheckKind.INSTALL for check in planned.checks)
-    }
+    bare = {planned.artifact.key for planned in plan.packages if not proving(planned)}
     for (host, package), group in groupby(results, key=lambda one: (one.host, one.package)):
         theirs = list(group)
         hidden = [one for one in theirs if one.cause is Cause.EXIT_0]

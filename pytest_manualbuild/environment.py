@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild import archive
 from pytest_manualbuild.errors import (
+    ArtifactError,
     ChannelError,
     EnvironmentBroken,
     NotApplicable,
@@ -83,18 +84,21 @@ class Environments:
             channel, index, paths = (
                 self._private_channel(artifact) if artifact is not None else (None, {}, [])
             )
+        except ArtifactError as error:
+            raise Uninstallable(error.problem, remedy=error.remedy) from error
+        except OSError as error:
+            raise self._unmakable(error) from error
+        try:
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
             prefix, notes = self._place(artifact, solution["packages"], placement.root)
             with self._one_at_a_time(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
                 path = self._linked(artifact, solution, subdir, prefix, paths, placement)
+        except ArtifactError as error:  # of a package that a channel gave
+            raise ChannelError(error.problem, remedy="Check --channel.") from error
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise EnvironmentBroken(
-                f"The environment cannot be made in {self._cache}: {error.strerror or error}.",
-                remedy="Free some space." if full else "Check the folder's permissions.",
-            ) from error
+            raise self._unmakable(error) from error
         installed = tuple(
             InstalledPackage(
                 **{
@@ -112,6 +116,13 @@ class Environments:
             packages=installed,
             post_link=tuple(sorted(linking, key=lambda name: (name == ours, name))),
             notes=notes,
+        )
+
+    def _unmakable(self, error: OSError) -> EnvironmentBroken:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return EnvironmentBroken(
+            f"The environment cannot be made in {self._cache}: {error.strerror or error}.",
+            remedy="Free some space." if full else "Check the folder's permissions.",
         )
 
     def copy_of(self, artifact: Artifact) -> Path:
@@ -207,6 +218,12 @@ class Environments:
                 raise Unsolvable(
                     f"No environment can be made for {what} on this host ({host}).",
                     remedy="Check the package's depends, and --channel.",
+                    detail=said["text"],
+                )
+            case _ if not others and artifact is not None:
+                raise Uninstallable(
+                    f"{what} cannot be read by the solver.",
+                    remedy="Check its info/index.json.",
                     detail=said["text"],
                 )
             case _:

@@ -31,6 +31,14 @@ class ManualBuildError(Exception):
         return f"{line}\n{self.detail}" if self.detail else line
 
 
+def of_system(error: OSError) -> ManualBuildError:
+    """Return what the system says of a path as an error that is shown in one line."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return ManualBuildError(
+        f"{where}{error.strerror or error}.", remedy="Check that path, and the space on its disk."
+    )
+
+
 class RecipeError(ManualBuildError):
     """A recipe that cannot be rendered."""
 

@@ -20,9 +20,10 @@ from typing import Any
 
 import msgspec
 
+from pytest_manualbuild import checks
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.model import Cause, CheckKind, CheckResult, HostRecord, Outcome, Plan
+from pytest_manualbuild.model import Cause, CheckResult, HostRecord, Outcome, Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -169,6 +170,8 @@ def conclude(
 
 def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) -> int:
     """Return the exit status of a run with these results; pytest's own 2 to 5 stay."""
+    if not planned.cells:
+        return 8  # no host of the matrix is for these packages
     if pytest_status not in (0, 1):
         return pytest_status
     asked = [result for result in results if result.cause is not Cause.NOT_SELECTED]
@@ -179,14 +182,9 @@ def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) 
         return 16
     required = {host.name for host in planned.matrix.hosts if host.required and not host.standin}
     judged = [result for result in asked if result.host in required] or asked
-    installs = {
-        (package.artifact.key, check.name)
-        for package in planned.packages
-        for check in package.checks
-        if check.kind is CheckKind.INSTALL
-    }
+    proving = {package.artifact.key: checks.proving(package) for package in planned.packages}
     proven = any(
-        result.outcome is Outcome.PASSED and (result.package, result.check) not in installs
+        result.outcome is Outcome.PASSED and result.check in proving[result.package]
         for result in judged
     )
     return 0 if proven and all(r.outcome is Outcome.PASSED for r in judged) else 8

@@ -17,14 +17,13 @@ from pytest_manualbuild import outcomes
 from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild import policy as policies
-from pytest_manualbuild.checks import checks
+from pytest_manualbuild.checks import checks, proving
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import (
     Artifact,
     Cause,
     Check,
-    CheckKind,
     Finding,
     Severity,
     TestSection,
@@ -219,8 +218,8 @@ def _tests(case: Case) -> Iterator[Reason]:
             inside = _differences(planned.sections, found.carried, "the recipe inside the package")
             for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
-        if all(check.kind is CheckKind.INSTALL for check in planned.checks):
-            yield _unsure(f"{found.key}: its recipe has no tests: only `install` is proven.")
+        if not proving(planned):
+            yield _unsure(f"{found.key}: its recipe tests nothing: only `install` is proven.")
 
 
 def _shipped(case: Case) -> Iterator[Reason]:

@@ -8,6 +8,7 @@ Nothing here starts a host, or knows how.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import hashlib
 import platform
 import re
@@ -116,6 +117,15 @@ def load(name_or_file: str | None) -> Matrix:
             remedy="Check --matrix.",
         ) from error
     return parse(text, str(path))
+
+
+def select(matrix: Matrix, on: str | None) -> list[Host]:
+    """Return the hosts whose names a glob takes (None: all), in order; MatrixError if none."""
+    selected = [host for host in matrix.hosts if on is None or fnmatch.fnmatchcase(host.name, on)]
+    if not selected:
+        names = ", ".join(host.name for host in matrix.hosts)
+        raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
+    return selected
 
 
 def parse(text: str, name: str) -> Matrix:

@@ -163,6 +163,8 @@ class Output:
     """``requirements/run``."""
     test: dict[str, Any] = field(default_factory=dict)
     """The test section as the recipe gives it, for people to read."""
+    unknown: tuple[str, ...] = ()
+    """Keys of the test section that conda-build does not know, and that nothing runs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from pytest_manualbuild import checks
 from pytest_manualbuild import people as persons
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.model import (
     Cause,
-    CheckKind,
     CheckResult,
     Host,
     HostRecord,
@@ -82,7 +82,7 @@ def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]
 def _proven(evidence: Evidence, hosts: dict[str, Host]) -> Iterator[Reason]:
     """Waivers may not leave a package without anything that passed."""
     for planned in evidence.plan.packages:
-        tests = {check.name for check in planned.checks if check.kind is not CheckKind.INSTALL}
+        tests = checks.proving(planned)
         if not any(
             result.outcome is Outcome.PASSED
             and (result.package, result.check in tests) == (planned.artifact.key, True)

@@ -14,6 +14,7 @@ from pytest_manualbuild.model import SUBDIRS, Artifact
 
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"
+_MOST_NUMBER = 1 << 63  # what solvers keep build numbers and times in
 _VARIANT = "info/hash_input.json"
 _PATHS = "info/paths.json"
 TESTS = "info/tests/tests.yaml"
@@ -132,6 +133,12 @@ def _artifact(
     constrains = get("constrains", list, [])
     if not all(isinstance(spec, str) for spec in (*depends, *constrains)):
         raise ArtifactError(f"{path}: {_INDEX}: depends must be texts.", remedy="Build it again.")
+    number, made = get("build_number", int, 0), get("timestamp", int, 0)
+    if not (0 <= number < _MOST_NUMBER and 0 <= made < _MOST_NUMBER):
+        raise ArtifactError(
+            f"{path}: {_INDEX}: build_number {number} or timestamp {made} is out of range.",
+            remedy="Build the package again.",
+        )
     noarch = index.get("noarch")
     subdir = get("subdir", str)
     if subdir not in PACKAGE_SUBDIRS:
@@ -148,7 +155,7 @@ def _artifact(
         name=get("name", str),
         version=get("version", str),
         build=get("build", str),
-        build_number=get("build_number", int, 0),
+        build_number=number,
         noarch=str(noarch) if noarch else None,
         depends=tuple(depends),
         constrains=tuple(constrains),

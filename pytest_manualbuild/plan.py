@@ -6,7 +6,6 @@ same list again from the package, so the rules for it stand here once.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import re
@@ -16,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import package, recipe
 from pytest_manualbuild.checks import checks
-from pytest_manualbuild.errors import ArtifactError, ManualBuildError, MatrixError
+from pytest_manualbuild.errors import ArtifactError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import (
     Artifact,
     Cell,
@@ -43,10 +43,7 @@ def make(
     leaves out is left out of the plan's cells, not of its matrix.
     Raises RecipeError, ArtifactError or MatrixError.
     """
-    selected = [host for host in matrix.hosts if on is None or fnmatch.fnmatchcase(host.name, on)]
-    if not selected:
-        names = ", ".join(host.name for host in matrix.hosts)
-        raise MatrixError(f"--on {on}: no host has such a name.", remedy=f"The hosts are: {names}.")
+    selected = matrices.select(matrix, on)
     # The recipe first: without one there is nothing to look for packages of.
     folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
@@ -123,6 +120,12 @@ def _checked(output: Output, artifact: Artifact) -> Output:
             f"{artifact.key}: the recipe says noarch: {output.noarch or 'no'}, the package is in"
             f" {artifact.subdir}.",
             remedy="Build it again from this recipe.",
+        )
+    if output.unknown:
+        raise RecipeError(
+            f"{artifact.key}: the recipe's test section has an unknown key {output.unknown[0]!r},"
+            " and what it holds would not be tested.",
+            remedy="Correct its spelling, or remove it.",
         )
     if output.build_number != artifact.build_number:
         raise ArtifactError(

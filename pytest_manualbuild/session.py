@@ -19,7 +19,7 @@ import pytest
 
 from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
 from pytest_manualbuild.environment import Environments
-from pytest_manualbuild.errors import HostError, ManualBuildError
+from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.execution import Engine, Settings
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
@@ -43,6 +43,8 @@ def begin(config: pytest.Config) -> Controller | Worker:
             f"--recipe collects only the recipe, not {' '.join(config.args)!r}."
             " Select checks with -k and hosts with --on."
         )
+    if getattr(option, "looponfail", False):
+        raise pytest.UsageError("--recipe tests packages once: leave out -f (--looponfail).")
     numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
     if any(number is not None and not number > 0 for number in numbers):
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
@@ -58,6 +60,8 @@ def begin(config: pytest.Config) -> Controller | Worker:
         return Controller(config, planned)
     except ManualBuildError as error:
         raise pytest.UsageError(str(error)) from error
+    except OSError as error:
+        raise pytest.UsageError(str(of_system(error))) from error
 
 
 def number_of_hosts(config: pytest.Config) -> int:
@@ -273,6 +277,8 @@ class Controller(_Session):
             )
         except ManualBuildError as error:
             raise pytest.UsageError(str(error)) from error
+        except OSError as error:
+            raise pytest.UsageError(str(of_system(error))) from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record a result, once, as soon as it is there."""

@@ -222,15 +222,17 @@ def write_package(
     name: str = "odd",
     staged: dict[str, str] | None = None,
     info: dict[str, str] | None = None,
+    subdir: str = "noarch",
 ) -> Path:
-    """Write a recipe of a noarch package with this test section, and build it.
+    """Write a recipe of a package with this test section, and build it.
 
     ``files`` go into the recipe, ``staged`` into the package, ``info`` into its ``info/``.
     """
     folder = tmp_path / "recipe"
     folder.mkdir()
+    build = "noarch: generic" if subdir == "noarch" else "number: 0"
     (folder / "meta.yaml").write_text(
-        f"package:\n  name: {name}\n  version: '1'\nbuild:\n  noarch: generic\n" + test
+        f"package:\n  name: {name}\n  version: '1'\nbuild:\n  {build}\n{test}"
     )
     for path, text in (files or {}).items():
         (folder / path).write_text(text)
@@ -242,7 +244,7 @@ def write_package(
         recipe=folder,
         files={path: builder.Staged(data=text.encode(), executable=path.startswith("bin/"))
                for path, text in texts.items()},
-        subdir="noarch",
+        subdir=subdir,
         info={path: text.encode() for path, text in (info or {}).items()},
     )  # fmt: skip
     builder.write(built, tmp_path / "build_artifacts", ".conda")

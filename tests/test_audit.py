@@ -165,7 +165,7 @@ CASES: dict[str, tuple[tuple[str, str, str], dict[str, bytes], dict[str, Any]]] 
         {"recipe": RECIPE.replace("test:", "x:")},
     ),
     "no licence": (
-        ("error", "license-unnamed", ABOUT), {},
+        ("warning", "license-unnamed", ABOUT), {},
         {"info": {ABOUT: b"{}", **index(license="")["info"]}},
     ),
     "odd licence": (

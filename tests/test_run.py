@@ -561,3 +561,66 @@ def test_a_full_disk_is_an_error_and_leaves_no_report(tmp_path: Path) -> None:
     assert "the report cannot be written: No space left on device" in ran.out
     assert "evidence.json" not in left
     assert "junit.xml" not in left
+
+
+@pytest.mark.parametrize("commands", ["''", "'# only a comment'"])
+def test_commands_that_do_nothing_prove_nothing(tmp_path: Path, commands: str) -> None:
+    write_package(tmp_path, f"test:\n  commands:\n    - {commands}\n")
+
+    assert run_local(tmp_path).status == 8
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert (verdict.status, "tests nothing" in verdict.out) == (8, True), verdict.out
+
+
+def test_a_key_that_nobody_knows_in_the_test_section_is_refused(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  comands:\n    - 'false'\n  commands:\n    - 'true'\n")
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "unknown key 'comands'" in ran.out) == (4, True), ran.out
+
+
+def test_a_matrix_without_a_host_for_the_packages_proves_nothing(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", subdir="linux-aarch64")
+
+    assert run_local(tmp_path).status == 8
+    assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 8
+
+
+def test_a_list_of_files_that_cannot_be_read_is_the_package_s_failure(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, "test:\n  commands:\n    - 'true'\n", info={"info/paths.json": "nothing"}
+    )
+
+    assert run_local(tmp_path).status == 1
+    found = results(tmp_path / "manualbuild-report")
+    assert found["here", "install"] == ("failed", "uninstallable")
+
+
+def test_a_prefix_that_scripts_would_have_to_quote_is_the_host_s_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - test -f $PREFIX/share/odd.txt\n")
+    monkeypatch.setenv("MANUALBUILD_CACHE", str(tmp_path / "a cache"))
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "MANUALBUILD_CACHE" in ran.out) == (16, True), ran.out
+
+
+def test_what_the_system_says_of_a_path_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    long = "x" * 300
+    for words in (("plan", "--recipe", long), ("verify", "report", "--policy", long),
+                  ("hosts", "list", "--matrix", f"{long}.toml")):  # fmt: skip
+        said = manualbuild(*words, cwd=tmp_path)
+        assert (said.status, "Traceback" in said.out) == (4, False), said.out
+    monkeypatch.setenv("MANUALBUILD_CACHE", "/proc/self/none")
+    ran = run_local(tmp_path)
+    assert (ran.status, "Traceback" in ran.out, "INTERNAL" in ran.out) == (4, False, False), ran.out
+    monkeypatch.undo()
+    (tmp_path / "recipe" / os.fsdecode(b"b\xff.txt")).touch()
+    ran = run_local(tmp_path)
+    assert (ran.status, "is not UTF-8" in ran.out) == (4, True), ran.out

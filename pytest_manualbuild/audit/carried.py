@@ -175,6 +175,7 @@ def _licence(info: Mapping[str, bytes], index: Mapping[str, Any]) -> Iterator[Fi
             "info/about.json",
             "It names no licence, so nobody may distribute it.",
             "Add about/license to the recipe.",
+            Severity.WARNING,
         )
     elif not _is_spdx(str(named)):
         yield _finding(

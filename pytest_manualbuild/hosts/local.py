@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.pipes import ENVIRONMENT, PipeTransport
-from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.matrix import local_subdir
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
@@ -25,17 +26,26 @@ _QUIET_LOOKS = 2
 _LOOK_AGAIN_S = 0.01
 _KILL_S = 10.0
 
+_PLAIN = re.compile(r"[\w./+@=,:-]+")
+"""Paths that need no quotes, in letters of any language."""
+
 
 class LocalProvider:
     """Runs tests on this machine: nothing is started, and nothing but processes can be undone."""
 
     def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
         """Return this machine's facts."""
-        del run, progress
+        del progress
         if host.subdir != local_subdir():
             raise HostUnavailable(
                 f"{host.name}: this machine is {local_subdir()}, not {host.subdir}.",
                 remedy="Correct its subdir, or leave it out with --on.",
+            )
+        if not _PLAIN.fullmatch(str(run.folder)):
+            raise HostUnavailable(
+                f"{host.name}: {cache_folder()} has a space or another character that scripts of"
+                " conda packages do not expect in a prefix.",
+                remedy="Name a plainer folder with MANUALBUILD_CACHE.",
             )
         done = subprocess.run(
             ["/bin/sh", "-c", facts.PROBE],

@@ -121,6 +121,7 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "variant": {key: metadata.variant[key] for key in sorted(keys)},
         "run": listed(metadata.value("requirements", "run")),
         "test": {key: listed(metadata.value("test", key)) for key in _TESTS},
+        "unknown": sorted(str(key) for key in test if key not in (*_TESTS, "script")),
         "extra": metadata.meta.get("extra"),
         # A rendered output's script lies in the recipe that it is an output of.
         "test_script": test.get("script") if metadata.parent and not final else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def files(folder: Path) -> Iterator[Path]:
             )
         if not path.is_file():
             continue
+        if not _is_utf8(path.name):
+            raise RecipeError(
+                f"{root}: the file name {os.fsencode(path.name)!r} is not UTF-8.",
+                remedy="Rename it.",
+            )
         count, size = count + 1, size + path.stat().st_size
         if count > MOST_FILES or size > MOST_BYTES:
             raise RecipeError(
@@ -35,6 +41,13 @@ def files(folder: Path) -> Iterator[Path]:
                 remedy="Give the folder of the recipe alone.",
             )
         yield path
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def folder_sha256(folder: Path) -> str:

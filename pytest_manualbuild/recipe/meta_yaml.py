@@ -69,4 +69,5 @@ def _output(folder: Path, described: Mapping[str, Any], subdir: str) -> Output:
         needs=needs(described["extra"], folder / "meta.yaml"),
         run=tuple(str(item) for item in described["run"]),
         test={**described["test"], "script": described["test_script"]},
+        unknown=tuple(described["unknown"]),
     )

@@ -15,6 +15,8 @@ def open_target(to: str, *, user: str | None, label: str, staging: str | None) -
     at once.
     Raises UploadError when what it needs was not given.
     """
+    if not to:
+        raise UploadError("--to is empty.", remedy="Name a folder, or anaconda.")
     if to != "anaconda":
         from pytest_manualbuild.targets.directory import DirectoryTarget  # noqa: PLC0415 # one of
 
