@@ -91,9 +91,18 @@ class HostError(ManualBuildError):
     exit_code = 16
     phase = ""
 
+    @property
+    def told(self) -> str:
+        """What is wrong, beginning with the phase; without what to do about it."""
+        return f"{self._while}{self.problem}"
+
+    @property
+    def _while(self) -> str:
+        return f"While {self.phase}: " if self.phase else ""
+
     def __str__(self) -> str:
         """Return the error in one line that begins with the phase."""
-        return f"While {self.phase}: {super().__str__()}" if self.phase else super().__str__()
+        return f"{self._while}{super().__str__()}"
 
 
 @contextlib.contextmanager

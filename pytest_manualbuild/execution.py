@@ -174,7 +174,7 @@ class Engine:
                 self._packages(desk, packages)
         except HostError as error:
             desk.state = "lost" if isinstance(error, HostLost) else "unavailable"
-            desk.message = f"While {error.phase}: {error.problem}" if error.phase else error.problem
+            desk.message = error.told
             self._all_broken(host, packages, error)
         except BaseException as error:  # noqa: BLE001 # a fault of ours must never leave a check waiting
             desk.state, desk.message = "unavailable", f"{type(error).__name__}: {error}"
@@ -267,12 +267,13 @@ class Engine:
             desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
         files = testfiles.needed(section.recipe, planned)
         try:
-            if inside := testfiles.in_prefix(section.recipe, planned):
-                connection.put(environment.prefix, inside)
-            return run.run(connection, files)
+            with during(_DOING["run"]):
+                if inside := testfiles.in_prefix(section.recipe, planned):
+                    connection.put(environment.prefix, inside)
+                return run.run(connection, files)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
-            desk.state, desk.message = "lost", error.problem
+            desk.state, desk.message = "lost", error.told
             for check in planned.checks:
                 section.give(
                     result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))

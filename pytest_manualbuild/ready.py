@@ -27,6 +27,7 @@ from pytest_manualbuild.errors import (
     RecipeError,
     Uninstallable,
     Unsolvable,
+    during,
 )
 from pytest_manualbuild.hosts.base import Placement, Progress, Provider
 from pytest_manualbuild.hosts.facts import virtual_packages
@@ -213,7 +214,8 @@ class Preparation:
         """
         planned = section.planned
         try:
-            self._link(section)
+            with during("delivering"):
+                self._link(section)
         except NotApplicable as error:
             self._all(section, Outcome.SKIPPED, Cause.NOT_APPLICABLE, error.problem)
         except (Unsolvable, Uninstallable) as error:

@@ -13,7 +13,7 @@ ROAD = [
     {"__init__", "errors", "model"},
     {"archive", "containers", "globs", "members", "package", "recipe"},
     {"matrix", "checks", "plan", "outline", "carried"},
-    {"hosts", "shells"},
+    {"hosts", "framing", "shells"},
     {"audit", "compare"},
     {"environment", "prefix", "solver", "_solver"},
     {

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import HostLost, HostUnavailable
+from pytest_manualbuild.framing import Framing
 from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run, dead_runs
@@ -216,7 +218,7 @@ def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> Non
 
 
 def test_a_script_cannot_name_another_process_group_to_be_killed() -> None:
-    framing = shells.Framing()
+    framing = Framing()
     nonce = framing.begin()[0].encode()
 
     framing.feed("stdout", b"\x1e%b:group:4711\x1e" % nonce)
@@ -231,7 +233,7 @@ def test_a_script_cannot_name_another_process_group_to_be_killed() -> None:
     st.lists(st.integers(1, 9), min_size=1),
 )
 def test_framing_gives_back_what_was_framed(parts: list[bytes | int], sizes: list[int]) -> None:
-    framing = shells.Framing()
+    framing = Framing()
     nonce = framing.begin()[0].encode()
     stream, expected = b"", list[bytes | str]()
     for part in parts:
@@ -326,3 +328,16 @@ def test_an_image_that_does_not_exist_is_said_in_one_line(run: Run) -> None:
         hosts.provider("docker").probe(host, run, quiet)
 
     assert "127.0.0.1:1/nothing:1" in str(caught.value)
+
+
+def test_half_a_script_does_not_run_at_all() -> None:
+    text = shells.whole("echo ran; echo $0\n# ends without a newline").encode()
+
+    def run(script: bytes) -> tuple[int, bytes]:
+        words = ["bash", "-c", shells.READ_SCRIPT, "name"]
+        done = subprocess.run(words, input=script, capture_output=True, check=False)
+        return done.returncode, done.stdout
+
+    assert run(text) == (0, b"ran\nname\n")
+    for length in (0, 8, 9, len(text) - 6, len(text) - 1):
+        assert run(text[:length]) == (1, b""), length

@@ -18,7 +18,6 @@ import sshd
 from conftest import command, write_package
 from pytest_manualbuild import hosts, matrix, plan, shells
 from pytest_manualbuild.environment import Environments
-from pytest_manualbuild.errors import HostLost
 from pytest_manualbuild.execution import Engine, Settings
 from pytest_manualbuild.hosts import delivery, openssh
 from pytest_manualbuild.hosts import rootfs as rootfs_kind
@@ -26,7 +25,6 @@ from pytest_manualbuild.hosts import ssh as ssh_kind
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, Outcome
 from pytest_manualbuild.section import Limits
-from pytest_manualbuild.shells import ShellConnection
 
 IMAGE = "manualbuild/debian-12:test"
 TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"
@@ -337,24 +335,6 @@ def test_running(case: Case, request: pytest.FixtureRequest, kind: str, fault: s
         case.server.signal("CONT")
         hosts.sweep(case.run)
     broken(found, "running", "host-lost", passed=2)
-
-
-def test_half_a_script_does_not_run_where_the_disk_is_full(
-    case: Case, ssh_server: sshd.Sshd
-) -> None:
-    with small_disk(case.folder / "disk", "200k") as disk:
-        text = f'[hosts.odd]\nsubdir = "linux-64"\n{far(ssh_server)}root = "{disk}"\n'
-        (host,) = matrix.parse(text, "x").hosts
-        connection = hosts.provider("ssh").start(host, case.run, [], lambda _: None)
-        assert isinstance(connection, ShellConnection)
-        connection.run(f"head -c 190000 /dev/zero > {disk}/fill; true", timeout_s=9)
-
-        with pytest.raises(HostLost, match="is its disk full"):
-            connection.run(f"touch {disk}/ran\n" + "# much\n" * 50_000, timeout_s=9)
-
-        assert not (disk / "ran").exists()
-        connection.close()
-        hosts.sweep(case.run)
 
 
 # -- collecting

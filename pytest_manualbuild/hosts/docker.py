@@ -26,6 +26,7 @@ import msgspec
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
+from pytest_manualbuild.framing import Stream
 from pytest_manualbuild.hosts import engines, facts
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.runs import Run, cache_folder
@@ -143,7 +144,7 @@ class DockerTransport:
         """Write to the shell."""
         self._socket.sendall(data)
 
-    def receive(self, timeout_s: float) -> list[tuple[shells.Stream, bytes]]:
+    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
         """Return what came from the shell, taken out of the engine's frames."""
         if not select.select([self._socket], [], [], timeout_s)[0]:
             return []
@@ -151,7 +152,7 @@ class DockerTransport:
         if not data:
             raise EOFError
         self._buffer += data
-        chunks: list[tuple[shells.Stream, bytes]] = []
+        chunks: list[tuple[Stream, bytes]] = []
         while len(self._buffer) >= _HEADER.size:
             kind, size = _HEADER.unpack_from(self._buffer)
             end = _HEADER.size + size

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
+from pytest_manualbuild.framing import Stream
 
 ENVIRONMENT: Mapping[str, str] = {"PATH": shells.SYSTEM_PATH, "LANG": "C.UTF-8"}
 """What such a process gets: nothing of the caller's."""
@@ -53,9 +54,9 @@ class PipeTransport:
             while view:
                 view = view[self.process.stdin.write(view) :]
 
-    def receive(self, timeout_s: float) -> list[tuple[shells.Stream, bytes]]:
+    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
         """Return what came from the shell."""
-        chunks: list[tuple[shells.Stream, bytes]] = []
+        chunks: list[tuple[Stream, bytes]] = []
         for key, _ in self._selector.select(timeout_s):
             data = os.read(key.fd, _CHUNK)
             if not data:
@@ -65,7 +66,7 @@ class PipeTransport:
         self._keep_last_words(chunks)
         return chunks
 
-    def _keep_last_words(self, chunks: list[tuple[shells.Stream, bytes]]) -> None:
+    def _keep_last_words(self, chunks: list[tuple[Stream, bytes]]) -> None:
         said = b"".join(data for stream, data in chunks if stream == "stderr")
         self._last_words = (self._last_words + said)[-_LAST_WORDS:]
 
