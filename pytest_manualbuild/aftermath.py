@@ -17,6 +17,15 @@ for _mb_file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_co
     [ "$_mb_key" != oom_kill ] || echo "$_mb_value"
   done <"$_mb_file"
 done"""
+# A kernel's time of files goes on in steps of milliseconds: what is written in the same step as
+# ours would not be newer.
+_NEXT_STEP = """\
+_mb_tries=0
+until [ {folder}/step -nt {folder}/started ] || [ $((_mb_tries += 1)) -gt 2000 ]; do
+  : >{folder}/step
+done
+unset _mb_tries
+"""
 # Python writes *.pyc when it imports; the inode's time also tells of changed modes and owners.
 _LOOK = """\
 cd {folder} || exit 0
@@ -38,7 +47,8 @@ fi
 
 def before(folder: str) -> str:
     """Return bash that notes, in a file of that folder, when the tests begin."""
-    return f"{{ {_OOM}\n}} 2>/dev/null >{shlex.quote(folder)}/started\n"
+    noted = f"{{ {_OOM}\n}} 2>/dev/null >{shlex.quote(folder)}/started\n"
+    return noted + _NEXT_STEP.format(folder=shlex.quote(folder))
 
 
 def after(folder: str, prefix: str) -> str:

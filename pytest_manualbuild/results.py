@@ -73,7 +73,8 @@ class Results:
                 self._linking = mark.name
             case Said.ACTIVATED:
                 self._activated = True
-                self._end(self._open, Outcome.PASSED, Cause.OK, exit_status=0)
+                installs = [n for n in self._open if self._checks[n].kind is CheckKind.INSTALL]
+                self._end(installs, Outcome.PASSED, Cause.OK, exit_status=0)
             case Said.BEGUN:
                 self._begun(mark.numbers)
             case Said.ENDED:

@@ -366,7 +366,7 @@ def test_a_package_without_tests_proves_only_that_it_installs(tmp_path: Path) ->
 def test_outputs_and_variants_each_get_their_own_tests(tmp_path: Path) -> None:
     from test_v1_recipes import MULTI
 
-    folder = write(tmp_path / "recipe", f"{MULTI}about:\n  license: MIT\n")
+    folder = write(tmp_path / "recipe", MULTI)
     variants = {"flavor": ["a", "b", "c"], "python": ["3.11"]}
     build(folder, tmp_path / "build_artifacts", variants=variants)
     (tmp_path / "local.toml").write_text(LOCAL)
