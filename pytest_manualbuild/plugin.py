@@ -7,6 +7,7 @@ every pytest run of the environment, so it only looks at the command line.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
             f"{found}: a recipe's own settings of pytest are not used."
             " Name yours with -c FILE (an empty file will do), or run in another folder."
         )
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker gets the controller's plan
+        _import_nothing_strange(early_config, folder)
+        from pytest_manualbuild import recipe as recipes  # noqa: PLC0415 # see the module's docstring
+
+        recipes.prepare()  # its process loads what it needs while this one does
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -110,15 +116,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Plan the run on the controller, or take the controller's plan on a worker."""
     if config.option.mb_recipe is None:
         return
-    _import_nothing_strange(config)
+    _import_nothing_strange(config, Path(config.option.mb_recipe).resolve())
     # Else it is where recipe and artifacts meet; reports and the cache belong where the user is.
     config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
     # A warning in this process says nothing about a package: settings must not make it an error.
     config.addinivalue_line("filterwarnings", "default")
-    if not hasattr(config, "workerinput"):
-        from pytest_manualbuild import recipe  # noqa: PLC0415 # see the module's docstring
-
-        recipe.prepare()  # its process loads what it needs while this one does
     from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:
@@ -130,9 +132,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(active, "manualbuild-session")
 
 
-def _import_nothing_strange(config: pytest.Config) -> None:
+def _import_nothing_strange(config: pytest.Config, recipe: Path) -> None:
     """Take out of ``sys.path`` what only a test suite needs, and the recipe itself."""
-    recipe = Path(config.option.mb_recipe).resolve()
     tests = {Path(path).resolve() for path in config.getini("pythonpath")}
     sys.path[:] = [
         path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def render(evidence: Evidence) -> str:
     }
     required = {host.name for host in evidence.plan.matrix.hosts if host.required}
     outcome, mark, text = _HEADLINES.get(evidence.exit_status, _CUT_SHORT)
-    return _template().render(
+    return _PAGE.render(
         evidence=evidence,
         headline=_Headline(outcome=outcome, mark=mark, text=text),
         grids=[_grid(evidence, planned, stories) for planned in evidence.plan.packages],
@@ -98,7 +97,6 @@ def render(evidence: Evidence) -> str:
     )
 
 
-@cache
 def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -106,6 +104,9 @@ def _template() -> Template:
     environment.filters["visible"] = visible
     source = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source)
+
+
+_PAGE = _template()
 
 
 def _story(evidence: Evidence, result: CheckResult, anchor: str) -> _Story:
