@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_manualbuild.model import Check, CheckKind, PlannedPackage, TestSection
+from pytest_manualbuild.model import Check, CheckKind, TestSection
 
 INSTALL = Check(name="install", kind=CheckKind.INSTALL)
 INLINE = "_manualbuild_script"
@@ -39,15 +39,15 @@ def checks(sections: Sequence[TestSection]) -> tuple[Check, ...]:
     return tuple(_distinct(found))
 
 
-def proving(planned: PlannedPackage) -> frozenset[str]:
-    """Return the names of the checks whose passing says something about the package.
+def proving(sections: Sequence[TestSection]) -> frozenset[str]:
+    """Return the names of the checks of these sections whose passing says something.
 
     That it can be installed says too little, and what has nothing to run says nothing.
     """
     return frozenset(
         check.name
-        for check in planned.checks
-        if check.kind is not CheckKind.INSTALL and _runs(check, planned.sections[check.section])
+        for check in checks(sections)
+        if check.kind is not CheckKind.INSTALL and _runs(check, sections[check.section])
     )
 
 

@@ -34,7 +34,7 @@ class Deviation:
 
 def found(plan: Plan, results: Iterable[CheckResult]) -> Iterator[Deviation]:
     """Yield where the results of a run would have passed in conda-build, and do not here."""
-    bare = {planned.artifact.key for planned in plan.packages if not proving(planned)}
+    bare = {planned.artifact.key for planned in plan.packages if not proving(planned.sections)}
     for (host, package), group in groupby(results, key=lambda one: (one.host, one.package)):
         theirs = list(group)
         hidden = [one for one in theirs if one.cause is Cause.EXIT_0]
