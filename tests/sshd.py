@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -66,15 +67,16 @@ class Sshd:
         assert self.process is not None
         for parent in (self.process.pid, *self._children(self.process.pid)):
             for child in self._children(parent):
-                if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
-                    os.kill(child, getattr(signal, f"SIG{name}"))
+                with contextlib.suppress(OSError):  # it ended meanwhile by itself
+                    if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
+                        os.kill(child, getattr(signal, f"SIG{name}"))
 
     def _children(self, pid: int) -> list[int]:
-        return [
-            int(word)
-            for task in Path(f"/proc/{pid}/task").glob("*")
-            for word in (task / "children").read_text().split()
-        ]
+        found: list[int] = []
+        with contextlib.suppress(OSError):  # as above
+            for task in Path(f"/proc/{pid}/task").glob("*"):
+                found += map(int, (task / "children").read_text().split())
+        return found
 
     def new_host_key(self) -> None:
         """Give the server another key than the one that clients know."""
