@@ -103,7 +103,7 @@ def plain(commands: list[str]) -> int:
 @settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=8))
 @example(["trap 'exit 5' EXIT", "true"])

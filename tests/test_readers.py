@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import manualbuild, signer
@@ -21,8 +21,7 @@ from pytest_manualbuild.approvals import Approval, Waiver
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
 from pytest_manualbuild.reports import junit
 
-MANY = settings(max_examples=300, deadline=None,
-                suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+MANY = settings(max_examples=300)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 JSON = st.recursive(
     SCALARS,

@@ -59,13 +59,13 @@ def answered(folder: Path, text: str) -> None:
         assert all(checks(one.sections)[0].name == "install" for one in found)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(RECIPES)
 def test_pieces_of_recipes_in_any_order(folder: Path, text: str) -> None:
     answered(folder, text)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(LINES, PIECES), max_size=6))
 def test_any_lines_in_a_test_section(folder: Path, lines: list[str]) -> None:
     body = "".join(f"    - {line}\n" for line in lines)
