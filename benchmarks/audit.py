@@ -21,7 +21,8 @@ import builder
 _MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from pytest_manualbuild import archive, audit
+from pytest_manualbuild.package import archive
+from pytest_manualbuild import audit
 started = time.perf_counter()
 {call}(Path(sys.argv[1]))
 seconds = time.perf_counter() - started

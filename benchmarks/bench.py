@@ -29,7 +29,7 @@ import builder  # noqa: E402
 import packages  # noqa: E402
 from conda_package_streaming.extract import extract  # noqa: E402
 
-from pytest_manualbuild.environment import index_channel  # noqa: E402
+from pytest_manualbuild.environment.environments import index_channel  # noqa: E402
 
 SHORT_S = 2.0
 """Where the bare script takes less, the allowance is in seconds and not a ratio (issue's rule)."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import packages
 
 from pytest_manualbuild import hosts, package
-from pytest_manualbuild.environment import Environments
+from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.hosts.base import Placement
 from pytest_manualbuild.hosts.facts import virtual_packages

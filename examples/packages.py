@@ -102,7 +102,7 @@ def python_channel(folder: Path) -> str:
     Its binaries are this machine's: good for tests on this machine. CPython finds its
     library from where its program is, so the prefix in them need not be replaced.
     """
-    from pytest_manualbuild.environment import index_channel  # noqa: PLC0415 # an installed one
+    from pytest_manualbuild.environment.environments import index_channel  # noqa: PLC0415 # an installed one
 
     short = sysconfig.get_python_version()
     base = Path(sys.base_prefix)

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pytest_manualbuild import archive, plan, recipe
+from pytest_manualbuild import plan, recipe
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import Artifact, TestSection
+from pytest_manualbuild.package import archive
 from pytest_manualbuild.recipe import specs
 
 _META = "meta.yaml"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pytest_manualbuild import archive
-from pytest_manualbuild.members import Member
+from pytest_manualbuild.package import archive
+from pytest_manualbuild.package.members import Member
 
 MOST_CONTENT = 512 << 20
 """How much of one package's differing files is looked into; what is beyond differs."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_manualbuild import body
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.verdict import Decision
+from pytest_manualbuild.gate.verify import is_safe, verify
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.targets.base import UploadTarget
-from pytest_manualbuild.verdict import Decision
-from pytest_manualbuild.verify import is_safe, verify
 
 
 @dataclass(frozen=True, kw_only=True)

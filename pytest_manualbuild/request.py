@@ -16,12 +16,12 @@ import yaml
 
 from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.evidence import STATEMENT, Evidence
+from pytest_manualbuild.gate.policy import Policy, is_label
+from pytest_manualbuild.gate.verdict import Decision, Verdict
+from pytest_manualbuild.gate.verify import verify
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.policy import Policy, is_label
 from pytest_manualbuild.reports import markdown
 from pytest_manualbuild.upload import UploadRefused
-from pytest_manualbuild.verdict import Decision, Verdict
-from pytest_manualbuild.verify import verify
 
 PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
 """The predicate type of CEP 27: who published what where. It says nothing about tests."""

@@ -18,13 +18,13 @@ import msgspec
 import pytest
 
 from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
-from pytest_manualbuild.environment import Environments
+from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
-from pytest_manualbuild.execution import Engine, Settings
+from pytest_manualbuild.execution.engine import Engine, Settings
+from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
 from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
-from pytest_manualbuild.section import Limits
 
 DEFAULT_CHANNEL = "conda-forge"
 _NOT_AGAIN = ("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-first", "--evidence=",

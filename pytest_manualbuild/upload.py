@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from pytest_manualbuild import __version__, verify
+from pytest_manualbuild import __version__
 from pytest_manualbuild.errors import UploadError
+from pytest_manualbuild.gate import verify
+from pytest_manualbuild.gate.policy import Policy, is_label
+from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.policy import Policy, is_label
 from pytest_manualbuild.targets import open_target
 from pytest_manualbuild.targets.base import Standing, UploadTarget
-from pytest_manualbuild.verdict import Decision, Verdict
 
 
 class UploadRefused(UploadError):

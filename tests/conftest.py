@@ -78,7 +78,7 @@ def python_channel(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The URL of a channel that holds Python: the portable one where it is at hand."""
     import packages
 
-    from pytest_manualbuild.environment import index_channel
+    from pytest_manualbuild.environment.environments import index_channel
 
     folder = tmp_path_factory.mktemp("python-channel") / "channel"
     if not (SHARED / "channel").is_dir():

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pytest_manualbuild import checks, hosts, model
+from pytest_manualbuild.execution.results import Place
+from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.matrix import local_subdir
@@ -27,8 +29,6 @@ from pytest_manualbuild.model import (
     Outcome,
     PlannedPackage,
 )
-from pytest_manualbuild.results import Place
-from pytest_manualbuild.section import Limits, SectionRun
 
 # Whole commands, and pieces that are statements only together with others, or never.
 PIECES = r"""

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_manualbuild import archive
-from pytest_manualbuild.containers import Limits
 from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
+from pytest_manualbuild.package import archive
+from pytest_manualbuild.package.containers import Limits
 
 if sys.version_info >= (3, 14):
     from compression import zstd

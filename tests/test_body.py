@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from conftest import manualbuild, run_pytest, signer, write_package
-from pytest_manualbuild import approvals, verify
-from pytest_manualbuild import policy as policies
 from pytest_manualbuild.errors import EvidenceError
-from pytest_manualbuild.verdict import Decision, Verdict
+from pytest_manualbuild.gate import approvals, verify
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.verdict import Decision, Verdict
 
 TEST = "test:\n  commands:\n    - 'true'\n    - test -f $PREFIX/share/odd.txt\n"
 MATRIX = '[hosts.here]\nkind = "local"\n\n[hosts.there]\nkind = "local"\n'

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import conftest
 from conftest import manualbuild
-from pytest_manualbuild import archive, compare
+from pytest_manualbuild import compare
 from pytest_manualbuild.compare import Likeness
+from pytest_manualbuild.package import archive
 
 
 def build(folder: Path, files: dict[str, bytes]) -> Path:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from conftest import LOCAL, META, build, manualbuild, run_pytest
-from pytest_manualbuild import policy as policies
-from pytest_manualbuild import verify
 from pytest_manualbuild.errors import EvidenceError, PolicyError
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate import verify
+from pytest_manualbuild.gate.verdict import Decision
 from pytest_manualbuild.reports import junit
-from pytest_manualbuild.verdict import Decision
 
 CANARY = "canary-token-1234"
 

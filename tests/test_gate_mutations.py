@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from conftest import run_pytest, signer, write_package
-from pytest_manualbuild import approvals, signatures, verify
-from pytest_manualbuild import policy as policies
 from pytest_manualbuild.errors import ManualBuildError
-from pytest_manualbuild.signatures import Role
-from pytest_manualbuild.verdict import Decision
+from pytest_manualbuild.gate import approvals, signatures, verify
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.signatures import Role
+from pytest_manualbuild.gate.verdict import Decision
 
 TEST = "test:\n  commands:\n    - 'true'\n    - 'false'\n"
 POLICY = """# who may build odd

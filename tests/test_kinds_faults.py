@@ -17,14 +17,14 @@ import sshd
 
 from conftest import command, write_package
 from pytest_manualbuild import hosts, matrix, plan, shells
-from pytest_manualbuild.environment import Environments
-from pytest_manualbuild.execution import Engine, Settings
+from pytest_manualbuild.environment.environments import Environments
+from pytest_manualbuild.execution.engine import Engine, Settings
+from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts import delivery, openssh
 from pytest_manualbuild.hosts import rootfs as rootfs_kind
 from pytest_manualbuild.hosts import ssh as ssh_kind
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, Outcome
-from pytest_manualbuild.section import Limits
 
 IMAGE = "manualbuild/debian-12:test"
 TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from conftest import LOCAL, ROOT, manualbuild, run_pytest, signer, write_package
-from pytest_manualbuild import approvals, signatures, verify
-from pytest_manualbuild import policy as policies
 from pytest_manualbuild.errors import MatrixError, PolicyError
-from pytest_manualbuild.signatures import Role
-from pytest_manualbuild.verdict import Decision, Verdict
+from pytest_manualbuild.gate import approvals, signatures, verify
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.signatures import Role
+from pytest_manualbuild.gate.verdict import Decision, Verdict
 
 POLICY = """
 [target]

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import manualbuild, signer
-from pytest_manualbuild import approvals, evidence, verify
-from pytest_manualbuild import policy as policies
-from pytest_manualbuild.approvals import Approval, Waiver
+from pytest_manualbuild import evidence
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
+from pytest_manualbuild.gate import approvals, verify
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.approvals import Approval, Waiver
 from pytest_manualbuild.reports import junit
 
 MANY = settings(max_examples=300)

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from conftest import LOCAL, manualbuild, run_pytest
-from pytest_manualbuild import carried, gate, package, plan
+from pytest_manualbuild import carried, package, plan
 from pytest_manualbuild.errors import ArtifactError
+from pytest_manualbuild.gate import rules
 
 SINGLE = """
 package:
@@ -151,7 +152,7 @@ def reasons(folder: Path, path: Path) -> list[str]:
     if inside is None:
         return ["nothing carried"]
     where = "the recipe inside the package"
-    return [*gate._differences(reviewed, inside.sections, where), *inside.altered]
+    return [*rules._differences(reviewed, inside.sections, where), *inside.altered]
 
 
 def nothing(_: dict[str, bytes]) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_manualbuild import checks, model
-from pytest_manualbuild.marks import Marks, Said
-from pytest_manualbuild.results import Place, Results
+from pytest_manualbuild.execution.marks import Marks, Said
+from pytest_manualbuild.execution.results import Place, Results
 
 SECTION = model.TestSection(commands=("a", "b", "c", "d"))
 CHECKS = checks.checks((SECTION,))

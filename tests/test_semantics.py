@@ -10,7 +10,7 @@ import builder
 import pytest
 
 from conftest import manualbuild, results, run_local, write_package
-from pytest_manualbuild.environment import index_channel
+from pytest_manualbuild.environment.environments import index_channel
 
 
 def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import key_pair
-from pytest_manualbuild import signatures
 from pytest_manualbuild.errors import PolicyError, SignatureError
-from pytest_manualbuild.signatures import AllowedSigners, Role
+from pytest_manualbuild.gate import signatures
+from pytest_manualbuild.gate.signatures import AllowedSigners, Role
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 ALL = ",".join(role.namespace for role in Role)

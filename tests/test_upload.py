@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from conftest import LOCAL, Ran, build, command, manualbuild, run_pytest, write_package
-from pytest_manualbuild import policy as policies
-from pytest_manualbuild import verify
 from pytest_manualbuild.errors import UploadError
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate import verify
 
 CANARY = "canary-token-1234"
 NAME = "builder/odd/1/noarch/odd-1-0.conda"

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from recipe_v1 import build, noarch, write
 
 from conftest import LOCAL, results, run_local
-from pytest_manualbuild import contents, globs
+from pytest_manualbuild import globs
 from pytest_manualbuild.errors import ArtifactError
+from pytest_manualbuild.execution import contents
 from pytest_manualbuild.model import Artifact, ContentsRule
 
 # Rows as the library globset answers them: rattler-build asks it, and its `*` matches a slash.

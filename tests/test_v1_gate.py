@@ -15,9 +15,9 @@ from conda_package_streaming.extract import extract
 from recipe_v1 import build, noarch, write
 
 from conftest import LOCAL, run_local
-from pytest_manualbuild.policy import Policy
-from pytest_manualbuild.verdict import Decision, Verdict
-from pytest_manualbuild.verify import verify
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.verdict import Decision, Verdict
+from pytest_manualbuild.gate.verify import verify
 
 TESTS = """\
 - script:

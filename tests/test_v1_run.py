@@ -11,8 +11,8 @@ from recipe_v1 import ABOUT, build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
 from conftest import LOCAL, Ran, manualbuild, results, run_local, run_pytest
-from pytest_manualbuild.downstream import name_of
-from pytest_manualbuild.environment import index_channel
+from pytest_manualbuild.environment.environments import index_channel
+from pytest_manualbuild.execution.downstream import name_of
 
 PASSED, NOT_REACHED = ("passed", "ok"), ("skipped", "not-reached")
 FAILED, UNSOLVABLE = ("failed", "exit-status"), ("failed", "unsolvable")

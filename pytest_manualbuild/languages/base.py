@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_manualbuild.marks import Marks, Said
+from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.model import Check, CheckKind
 
 Numbered = tuple[int, Check]

@@ -13,8 +13,8 @@ import secrets
 import shlex
 from collections.abc import Sequence
 
+from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.languages.base import Numbered, Piece, Site
-from pytest_manualbuild.marks import Said
 from pytest_manualbuild.model import CheckKind
 from pytest_manualbuild.shells import SYSTEM_PATH
 

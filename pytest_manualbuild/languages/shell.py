@@ -14,8 +14,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.languages.base import Numbered, Parses, Piece, Site
-from pytest_manualbuild.marks import Said
 from pytest_manualbuild.model import CheckKind
 from pytest_manualbuild.shells import READ_SCRIPT, whole
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_manualbuild.archive import EXTENSIONS
 from pytest_manualbuild.errors import UploadError
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.package import PACKAGE_SUBDIRS
+from pytest_manualbuild.package.archive import EXTENSIONS
 from pytest_manualbuild.targets.base import Present, Standing
 
 _PIECE = 1 << 20
@@ -86,7 +86,7 @@ class DirectoryTarget:
 
     def finish(self) -> None:
         """Index the channel."""
-        from pytest_manualbuild.environment import index_channel  # noqa: PLC0415 # only here
+        from pytest_manualbuild.environment.environments import index_channel  # noqa: PLC0415 # only here
 
         index_channel(self._folder)
 

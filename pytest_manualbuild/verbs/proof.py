@@ -70,7 +70,7 @@ def _sign_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy_check(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # only what the verb needs
 
     for sentence in policy.explain(policy.load(arguments.policy)):
         sys.stdout.write(f"{sentence}\n")
@@ -78,7 +78,7 @@ def _policy_check(arguments: argparse.Namespace) -> int:
 
 
 def _approve(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import approvals, policy  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import approvals, policy  # noqa: PLC0415 # only what the verb needs
 
     loaded = policy.load(arguments.policy)
     if arguments.role == "report":
@@ -94,7 +94,7 @@ def _approve(arguments: argparse.Namespace) -> int:
 
 
 def _waive(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import approvals, policy  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import approvals, policy  # noqa: PLC0415 # only what the verb needs
 
     today = datetime.now(UTC).date()
     waiver = approvals.Waiver(
@@ -118,7 +118,7 @@ def _waive(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, verify  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import policy, verify  # noqa: PLC0415 # only what the verb needs
 
     found = verify.verify(
         arguments.evidence, arguments.artifacts, policy.load(arguments.policy)

@@ -44,7 +44,8 @@ def add(verbs: Verbs) -> None:
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, upload  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild import upload  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # only what the verb needs
 
     try:
         receipt = upload.upload(
@@ -63,8 +64,9 @@ def _upload(arguments: argparse.Namespace) -> int:
 
 
 def _request(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, request, upload  # noqa: PLC0415 # as above
+    from pytest_manualbuild import request, upload  # noqa: PLC0415 # as above
     from pytest_manualbuild.errors import UploadError  # noqa: PLC0415
+    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # as above
 
     loaded = policy.load(arguments.policy)
     owner = arguments.user or loaded.target.owner
@@ -87,7 +89,8 @@ def _request(arguments: argparse.Namespace) -> int:
 
 
 def _verify_channel(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import policy, published, targets  # noqa: PLC0415 # as above
+    from pytest_manualbuild import published, targets  # noqa: PLC0415 # as above
+    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # as above
 
     loaded = policy.load(arguments.policy)
     target = targets.open_target(

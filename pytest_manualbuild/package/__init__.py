@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_manualbuild import archive
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
+from pytest_manualbuild.package import archive
 
 PACKAGE_SUBDIRS = ("noarch", *SUBDIRS)
 _INDEX = "info/index.json"

@@ -6,10 +6,10 @@ import hashlib
 import re
 from pathlib import Path
 
-from pytest_manualbuild import archive
 from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.errors import EnvironmentBroken
 from pytest_manualbuild.model import PlannedPackage, TestFile
+from pytest_manualbuild.package import archive
 
 _GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
 

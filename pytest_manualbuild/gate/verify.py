@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import approvals, audit, body, carried, gate, package, plan
-from pytest_manualbuild.approvals import Approval, Waiver
+from pytest_manualbuild import audit, body, carried, package, plan
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
+from pytest_manualbuild.gate import approvals, rules
+from pytest_manualbuild.gate.approvals import Approval, Waiver
+from pytest_manualbuild.gate.people import People
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.verdict import Verdict
 from pytest_manualbuild.model import Artifact, PlannedPackage
-from pytest_manualbuild.people import People
-from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.recipe import folder_sha256, rattler_tests
 from pytest_manualbuild.reports import junit
-from pytest_manualbuild.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,8 @@ def verify(
     evidence = body.parse(reports)
     first = next(iter(reports))
     found = [_found(first, one, artifacts) for one in evidence.whole.evidence.plan.packages]
-    verdict = gate.judge(
-        gate.Case(
+    verdict = rules.judge(
+        rules.Case(
             stored=evidence.whole,
             runs=tuple(_run(path, stored) for path, stored in evidence.runs.items()),
             packages=tuple(found),
@@ -75,7 +76,7 @@ def verify(
     return Verification(verdict=verdict, evidence=evidence.whole.evidence, files=files)
 
 
-def _run(folder: Path, stored: Stored) -> gate.Run:
+def _run(folder: Path, stored: Stored) -> rules.Run:
     report = _bytes(folder / "junit.xml")
     cases: tuple[junit.Case, ...] | None
     try:
@@ -86,7 +87,7 @@ def _run(folder: Path, stored: Stored) -> gate.Run:
         recipe_sha256 = folder_sha256(folder / "recipe")
     except (ManualBuildError, OSError):
         recipe_sha256 = ""
-    return gate.Run(
+    return rules.Run(
         stored=stored,
         junit=cases,
         junit_sha256=hashlib.sha256(report).hexdigest(),
@@ -144,18 +145,18 @@ def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
     return next((place for place in places if _is_file(place)), places[0])
 
 
-def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gate.Found:
+def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rules.Found:
     key = planned.artifact.key
     path = _find(planned.artifact, artifacts)
     if path is None:
-        return gate.Found(key=key, artifact=None, problem="the evidence names no safe file.")
+        return rules.Found(key=key, artifact=None, problem="the evidence names no safe file.")
     if not _is_file(path):
-        return gate.Found(key=key, artifact=None, problem="the file is not there.")
+        return rules.Found(key=key, artifact=None, problem="the file is not there.")
     try:
         artifact = package.read(path)
         findings = audit.audit(path)
     except ArtifactError as error:
-        return gate.Found(key=key, artifact=None, problem=error.problem)
+        return rules.Found(key=key, artifact=None, problem=error.problem)
     inside = shipped = reviewed = None
     files: dict[str, str] = {}
     try:
@@ -169,7 +170,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> gat
             shipped = rattler_tests.packaged(tests, artifact.name)
     with contextlib.suppress(ManualBuildError):
         reviewed = plan.sections_of(folder / "recipe", artifact)
-    return gate.Found(
+    return rules.Found(
         key=key,
         artifact=artifact,
         carried=inside.sections if inside else None,

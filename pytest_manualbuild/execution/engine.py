@@ -17,14 +17,18 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
-from pytest_manualbuild import hosts, testfiles
-from pytest_manualbuild.environment import Environments
+from pytest_manualbuild import hosts
+from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import (
     HostError,
     HostLost,
     Interrupted,
     during,
 )
+from pytest_manualbuild.execution import testfiles
+from pytest_manualbuild.execution.ready import INTERNET, Preparation, Section, cause_of, result
+from pytest_manualbuild.execution.results import Place
+from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.runs import Run
@@ -39,9 +43,6 @@ from pytest_manualbuild.model import (
     Plan,
     PlannedPackage,
 )
-from pytest_manualbuild.ready import INTERNET, Preparation, Section, cause_of, result
-from pytest_manualbuild.results import Place
-from pytest_manualbuild.section import Limits, SectionRun
 
 MOST_JOBS = 16
 _DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}

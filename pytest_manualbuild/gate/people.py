@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
-from pytest_manualbuild import policy as policies
-from pytest_manualbuild.approvals import Approval, Signed, Waiver
 from pytest_manualbuild.evidence import Stored
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.approvals import Approval, Signed, Waiver
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.verdict import Reason, note, reject, unsure
 from pytest_manualbuild.model import CheckResult, Plan
-from pytest_manualbuild.policy import Policy
-from pytest_manualbuild.verdict import Reason, note, reject, unsure
 
 SIGN = "Its runner signs: manualbuild approve EVIDENCE --role report --key KEY --policy POLICY"
 APPROVE = "Somebody else looks at it, then: manualbuild approve EVIDENCE --key KEY --policy POLICY"

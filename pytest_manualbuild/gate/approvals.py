@@ -18,12 +18,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pytest_manualbuild import body, evidence, signatures
-from pytest_manualbuild import policy as policies
+from pytest_manualbuild import body, evidence
 from pytest_manualbuild.body import REPORT
 from pytest_manualbuild.errors import EvidenceError, PolicyError, SignatureError
-from pytest_manualbuild.policy import Policy
-from pytest_manualbuild.signatures import AllowedSigners, Role, Signature
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate import signatures
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.signatures import AllowedSigners, Role, Signature
 
 APPROVAL = "urn:pytest-manualbuild:approval:v1"
 WAIVER = "urn:pytest-manualbuild:waiver:v1"

@@ -33,7 +33,7 @@ class Solver:
             if self._process is None or self._process.poll() is not None:
                 self._process = subprocess.Popen(
                     # -P: a file of the current folder must not stand in for a library
-                    [sys.executable, "-P", "-m", "pytest_manualbuild._solver"],
+                    [sys.executable, "-P", "-m", "pytest_manualbuild.environment._solver"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

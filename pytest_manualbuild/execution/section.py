@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_manualbuild import activation, aftermath
 from pytest_manualbuild.errors import HostLost, Interrupted
+from pytest_manualbuild.execution import activation, aftermath
+from pytest_manualbuild.execution.marks import Marks, Said
+from pytest_manualbuild.execution.results import Place, Results
 from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
 from pytest_manualbuild.languages import LANGUAGES, Site
-from pytest_manualbuild.marks import Marks, Said
 from pytest_manualbuild.model import CheckResult, LinkedEnvironment, PlannedPackage
-from pytest_manualbuild.results import Place, Results
 
 POLL_S = 0.2
 """How often a wait looks up to see whether it should stop; it adds nothing to a result."""

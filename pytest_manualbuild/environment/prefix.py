@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pytest_manualbuild import archive
 from pytest_manualbuild.errors import Uninstallable
-from pytest_manualbuild.package import entries
+from pytest_manualbuild.package import archive, entries
 
 PREFIX_LENGTH = 255
 """As conda-build's: what cannot be relocated into a long prefix is found out."""

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import threading
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pytest_manualbuild import archive
+from pytest_manualbuild.environment import files
+from pytest_manualbuild.environment.prefix import padded
+from pytest_manualbuild.environment.solver import LINK_S, SOLVE_S, Solver
 from pytest_manualbuild.errors import (
     ArtifactError,
     ChannelError,
@@ -32,9 +33,6 @@ from pytest_manualbuild.errors import (
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.runs import locked
 from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
-from pytest_manualbuild.package import entries
-from pytest_manualbuild.prefix import padded
-from pytest_manualbuild.solver import LINK_S, SOLVE_S, Solver
 
 
 class Environments:
@@ -131,50 +129,13 @@ class Environments:
         It lies in the cache, where nobody replaces it during a run.
         """
         self._private_channel(artifact)
-        return self._copy(artifact)
-
-    def _copy(self, artifact: Artifact) -> Path:
-        folder = self._cache / "artifacts" / artifact.sha256
-        return folder / artifact.subdir / artifact.filename
+        return files.copy_in(self._cache, artifact)
 
     def _private_channel(
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-        """Copy the artifact into a channel of its own; return its URL, index and paths."""
-        target = self._copy(artifact)
-        folder = target.parents[1]
         with self._one_at_a_time(artifact.sha256):
-            if not target.is_file() or _sha256(target) != artifact.sha256:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with _replacing(target) as copy:
-                    shutil.copyfile(artifact.path, copy)
-                    if _sha256(copy) != artifact.sha256:
-                        raise EnvironmentBroken(
-                            f"{artifact.path}: it changed since the run was planned.",
-                            remedy="Leave the packages alone during a run, and run again.",
-                        )
-            index: dict[str, Any] = {}
-            paths: list[dict[str, Any]] = []
-            for name, content in archive.info_members(target):
-                if name == "info/index.json":
-                    index = json.loads(content)
-                elif name == "info/paths.json":
-                    paths = entries(target, content)
-            section = "packages.conda" if target.name.endswith(".conda") else "packages"
-            record = {**index, "sha256": artifact.sha256, "size": artifact.size}
-            for subdir in {artifact.subdir, "noarch"}:
-                described: dict[str, Any] = {
-                    "info": {"subdir": subdir},
-                    "packages": {},
-                    "packages.conda": {},
-                }
-                if subdir == artifact.subdir:
-                    described[section] = {artifact.filename: record}
-                place = folder / subdir / "repodata.json"
-                place.parent.mkdir(exist_ok=True)
-                with _replacing(place) as file:
-                    file.write_text(json.dumps(described))
-        return folder.as_uri(), index, paths
+            return files.private_channel(self._cache, artifact)
 
     def _solve(
         self,
@@ -241,7 +202,7 @@ class Environments:
         key = json.dumps([root, sha256, *(one["url"] for one in packages)])
         with self._one_at_a_time(key):
             if key not in self._placed:
-                _check_files(packages, artifact)
+                files.check_files(packages, artifact)
                 self._placed[key] = padded(root, packages)
         return self._placed[key]
 
@@ -266,7 +227,7 @@ class Environments:
             )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
-            if artifact is not None and (wrong := _first_difference(target, paths)):
+            if artifact is not None and (wrong := files.first_difference(target, paths)):
                 raise Uninstallable(
                     f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
                     remedy="Build the package again.",
@@ -275,7 +236,7 @@ class Environments:
         if placement.in_place:
             target = Path(prefix)
             link(target)
-            _own_files(target)
+            files.own_files(target)
         else:
             names = sorted(one["sha256"] or one["url"] for one in solution["packages"])
             text = json.dumps([names, prefix, solution["version"]])
@@ -283,13 +244,13 @@ class Environments:
             target = self._cache / "environments" / key
             target.parent.mkdir(parents=True, exist_ok=True)
             with locked(target.with_suffix(".lock")):
-                if target.is_dir() and _first_difference(target, paths):
+                if target.is_dir() and files.first_difference(target, paths):
                     shutil.rmtree(target)
                 if not target.is_dir():
                     with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
                         link(Path(fresh) / "prefix")
                         (Path(fresh) / "prefix").rename(target)
-        if artifact is not None and _sha256(Path(artifact.path)) != artifact.sha256:
+        if artifact is not None and files.sha256_of(Path(artifact.path)) != artifact.sha256:
             raise EnvironmentBroken(
                 f"{artifact.path}: it changed while it was linked.",
                 remedy="Leave the packages alone during a run, and run again.",
@@ -335,40 +296,6 @@ def _channel(text: str) -> str:
     return folder.absolute().as_uri() if is_path else text
 
 
-def _check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> None:
-    """Compare the bytes of local packages with what their channel says of them."""
-    name = artifact.name if artifact is not None else None
-    ours = [one for one in packages if one["name"] == name]
-    if artifact is not None and [one["sha256"] for one in ours] != [artifact.sha256]:
-        raise EnvironmentBroken(
-            f"The solver took other bytes for {artifact.dist}.", remedy="Please report it."
-        )
-    for one in packages:
-        if one["url"].startswith("file://") and one["name"] != name:
-            path = Path(unquote(urlsplit(one["url"]).path))
-            if one["sha256"] and _sha256(path) != one["sha256"]:
-                raise ChannelError(
-                    f"{path}: its bytes are not those that the channel's repodata names.",
-                    remedy="Index the channel again, or fetch the package again.",
-                )
-
-
-def _first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
-    """Return the first file of the artifact that is not in the prefix with its bytes."""
-    for entry in paths:
-        if entry.get("prefix_placeholder") or entry.get("path_type") != "hardlink":
-            continue
-        name = entry["_path"]
-        if name.startswith(("site-packages/", "python-scripts/")):
-            continue  # noarch: python decides where it goes
-        try:
-            if _sha256(prefix / name) != entry.get("sha256"):
-                return str(name)
-        except OSError:
-            return str(name)
-    return ""
-
-
 def _link_error(artifact: Artifact | None, text: str) -> Exception:
     if "No space left" in text or "os error 28" in text:
         return EnvironmentBroken("The disk is full.", remedy="Free some space.", detail=text)
@@ -383,28 +310,3 @@ def _link_error(artifact: Artifact | None, text: str) -> Exception:
 
 def _names(artifact: Artifact, text: str) -> bool:
     return any(one in text for one in (artifact.filename, artifact.dist, artifact.sha256))
-
-
-def _own_files(prefix: Path) -> None:
-    """Give the prefix its own files: through links, tests would write into the package cache."""
-    for path in prefix.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
-            copy = path.with_name(f"{path.name}.own")
-            shutil.copy2(path, copy)
-            copy.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Give a path beside the target that takes its place when all went well."""
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        yield fresh
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
-from pytest_manualbuild import aftermath, preamble
-from pytest_manualbuild.environment import post_link
-from pytest_manualbuild.marks import Marks, Said
+from pytest_manualbuild.environment.environments import post_link
+from pytest_manualbuild.execution import aftermath, preamble
+from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment, PlannedPackage
 
 # What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.

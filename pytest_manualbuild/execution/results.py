@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_manualbuild.capture import Budget, Capture
-from pytest_manualbuild.marks import Heard, Said
+from pytest_manualbuild.execution.capture import Budget, Capture
+from pytest_manualbuild.execution.marks import Heard, Said
 from pytest_manualbuild.model import Cause, Check, CheckKind, CheckResult, Outcome, PlannedPackage
 
 

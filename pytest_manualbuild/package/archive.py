@@ -17,11 +17,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from pytest_manualbuild import members
-from pytest_manualbuild.containers import Budget, Limits, Stream, parts
 from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
-from pytest_manualbuild.members import Kind, Member
 from pytest_manualbuild.model import Finding
+from pytest_manualbuild.package import members
+from pytest_manualbuild.package.containers import Budget, Limits, Stream, parts
+from pytest_manualbuild.package.members import Kind, Member
 
 EXTENSIONS = (".conda", ".tar.bz2")
 MOST_MEMBER = 64 << 20

@@ -18,11 +18,12 @@ from typing import Literal
 
 import msgspec
 
-from pytest_manualbuild import matrix, signatures
+from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
 from pytest_manualbuild.errors import PolicyError
+from pytest_manualbuild.gate import signatures
+from pytest_manualbuild.gate.signatures import AllowedSigners, Role
 from pytest_manualbuild.model import Finding, Matrix, Severity
-from pytest_manualbuild.signatures import AllowedSigners, Role
 
 DEFAULT_LABEL = "manual"
 _LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26

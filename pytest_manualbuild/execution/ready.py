@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_manualbuild import contents, downstream, package
-from pytest_manualbuild.environment import Environments
+from pytest_manualbuild import package
+from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import (
     ArtifactError,
     ChannelError,
@@ -29,6 +29,7 @@ from pytest_manualbuild.errors import (
     Unsolvable,
     during,
 )
+from pytest_manualbuild.execution import contents, downstream
 from pytest_manualbuild.hosts.base import Placement, Progress, Provider
 from pytest_manualbuild.hosts.facts import virtual_packages
 from pytest_manualbuild.hosts.runs import Run

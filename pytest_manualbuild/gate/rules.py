@@ -13,13 +13,18 @@ from datetime import datetime, timedelta
 
 from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
-from pytest_manualbuild import outcomes
-from pytest_manualbuild import people as persons
 from pytest_manualbuild import plan as planning
-from pytest_manualbuild import policy as policies
 from pytest_manualbuild.checks import checks, proving
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
+from pytest_manualbuild.gate import outcomes
+from pytest_manualbuild.gate import people as persons
+from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.people import People
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.verdict import Decision, Reason, Verdict, note
+from pytest_manualbuild.gate.verdict import reject as _reject
+from pytest_manualbuild.gate.verdict import unsure as _unsure
 from pytest_manualbuild.model import (
     Artifact,
     Cause,
@@ -28,14 +33,9 @@ from pytest_manualbuild.model import (
     Severity,
     TestSection,
 )
-from pytest_manualbuild.people import People
-from pytest_manualbuild.policy import Policy
 from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
-from pytest_manualbuild.verdict import Decision, Reason, Verdict, note
-from pytest_manualbuild.verdict import reject as _reject
-from pytest_manualbuild.verdict import unsure as _unsure
 
 CLOCK_SKEW = timedelta(minutes=10)
 

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from pytest_manualbuild import checks
-from pytest_manualbuild import people as persons
 from pytest_manualbuild.evidence import Evidence, Stored
+from pytest_manualbuild.gate import people as persons
+from pytest_manualbuild.gate.people import People
+from pytest_manualbuild.gate.policy import Policy
+from pytest_manualbuild.gate.verdict import Reason, reject, unsure
 from pytest_manualbuild.model import (
     Cause,
     CheckResult,
@@ -17,9 +20,6 @@ from pytest_manualbuild.model import (
     Plan,
     PlannedPackage,
 )
-from pytest_manualbuild.people import People
-from pytest_manualbuild.policy import Policy
-from pytest_manualbuild.verdict import Reason, reject, unsure
 
 REACHED = ("tested", "lost")
 """States of a host on which something can have passed."""

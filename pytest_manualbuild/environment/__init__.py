@@ -1,0 +1,1 @@
+"""The environment in which a package is tested."""

@@ -1,0 +1,125 @@
+"""The files behind an environment: private copies, and whether bytes are what was said of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pytest_manualbuild.errors import ChannelError, EnvironmentBroken
+from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.package import archive, entries
+
+
+def copy_in(cache: Path, artifact: Artifact) -> Path:
+    """Return where the cache keeps its copy of a package file, in a channel of its own."""
+    return cache / "artifacts" / artifact.sha256 / artifact.subdir / artifact.filename
+
+
+def private_channel(
+    cache: Path, artifact: Artifact
+) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+    """Copy the artifact into a channel of its own; return its URL, index and paths.
+
+    Raises EnvironmentBroken if the file no longer has the planned bytes.
+    """
+    target = copy_in(cache, artifact)
+    folder = target.parents[1]
+    if not target.is_file() or sha256_of(target) != artifact.sha256:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as copy:
+            shutil.copyfile(artifact.path, copy)
+            if sha256_of(copy) != artifact.sha256:
+                raise EnvironmentBroken(
+                    f"{artifact.path}: it changed since the run was planned.",
+                    remedy="Leave the packages alone during a run, and run again.",
+                )
+    index: dict[str, Any] = {}
+    paths: list[dict[str, Any]] = []
+    for name, content in archive.info_members(target):
+        if name == "info/index.json":
+            index = json.loads(content)
+        elif name == "info/paths.json":
+            paths = entries(target, content)
+    section = "packages.conda" if target.name.endswith(".conda") else "packages"
+    record = {**index, "sha256": artifact.sha256, "size": artifact.size}
+    for subdir in {artifact.subdir, "noarch"}:
+        described: dict[str, Any] = {
+            "info": {"subdir": subdir},
+            "packages": {},
+            "packages.conda": {},
+        }
+        if subdir == artifact.subdir:
+            described[section] = {artifact.filename: record}
+        place = folder / subdir / "repodata.json"
+        place.parent.mkdir(exist_ok=True)
+        with replacing(place) as file:
+            file.write_text(json.dumps(described))
+    return folder.as_uri(), index, paths
+
+
+def check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> None:
+    """Compare the bytes of local packages with what their channel says of them."""
+    name = artifact.name if artifact is not None else None
+    ours = [one for one in packages if one["name"] == name]
+    if artifact is not None and [one["sha256"] for one in ours] != [artifact.sha256]:
+        raise EnvironmentBroken(
+            f"The solver took other bytes for {artifact.dist}.", remedy="Please report it."
+        )
+    for one in packages:
+        if one["url"].startswith("file://") and one["name"] != name:
+            path = Path(unquote(urlsplit(one["url"]).path))
+            if one["sha256"] and sha256_of(path) != one["sha256"]:
+                raise ChannelError(
+                    f"{path}: its bytes are not those that the channel's repodata names.",
+                    remedy="Index the channel again, or fetch the package again.",
+                )
+
+
+def first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
+    """Return the first file of the artifact that is not in the prefix with its bytes."""
+    for entry in paths:
+        if entry.get("prefix_placeholder") or entry.get("path_type") != "hardlink":
+            continue
+        name = entry["_path"]
+        if name.startswith(("site-packages/", "python-scripts/")):
+            continue  # noarch: python decides where it goes
+        try:
+            if sha256_of(prefix / name) != entry.get("sha256"):
+                return str(name)
+        except OSError:
+            return str(name)
+    return ""
+
+
+def own_files(prefix: Path) -> None:
+    """Give the prefix its own files: through links, tests would write into the package cache."""
+    for path in prefix.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+            copy = path.with_name(f"{path.name}.own")
+            shutil.copy2(path, copy)
+            copy.replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's SHA-256 as hex; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a path beside the target that takes its place when all went well."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        yield fresh
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)

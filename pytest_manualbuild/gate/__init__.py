@@ -1,0 +1,1 @@
+"""The gate: evidence, packages, matrix, policy and what people signed, judged to a verdict."""
