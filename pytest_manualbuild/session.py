@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -51,10 +52,14 @@ def begin(config: pytest.Config) -> Controller | Worker:
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
     try:
+        asked = matrix.load(option.mb_matrix)
+        # Meanwhile the plan waits for the process that renders the recipe.
+        kinds = {host.kind for host in asked.hosts}
+        Thread(target=hosts.load, args=(kinds,), daemon=True).start()
         planned = plan.make(
             Path(option.mb_recipe),
             Path(option.mb_artifacts) if option.mb_artifacts else None,
-            matrix.load(option.mb_matrix),
+            asked,
             option.mb_on,
         )
         return Controller(config, planned)
