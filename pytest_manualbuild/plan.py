@@ -29,6 +29,7 @@ from pytest_manualbuild.model import (
     PlannedPackage,
     TestSection,
 )
+from pytest_manualbuild.recipe.folder import folder_sha256
 
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
@@ -63,7 +64,7 @@ def make(
     )
     return Plan(
         recipe=str(folder),
-        recipe_sha256=recipe.folder_sha256(folder),
+        recipe_sha256=folder_sha256(folder),
         matrix=matrix,
         packages=packages,
         cells=cells(selected, [artifact for artifact, _ in planned]),
