@@ -15,7 +15,7 @@ from pathlib import Path
 from pytest_manualbuild import errors
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS, Facts, Host
-from pytest_manualbuild.verbs import proof, publishing
+from pytest_manualbuild.verbs import making, proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--matrix", metavar="NAME|FILE", help="predict what runs on its hosts")
     audit.set_defaults(verb=_audit)
 
+    making.add(verbs)
     proof.add(verbs)
     publishing.add(verbs)
     return parser

@@ -59,6 +59,12 @@ class UnsafeArchive(ArtifactError):
         self.member = member
 
 
+class BuildError(ManualBuildError):
+    """A build by hand that cannot start, or that made nothing."""
+
+    exit_code = 1
+
+
 class MatrixError(ManualBuildError):
     """A matrix file that cannot be used."""
 
