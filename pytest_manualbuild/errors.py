@@ -43,6 +43,10 @@ class RecipeError(ManualBuildError):
     """A recipe that cannot be rendered."""
 
 
+class RendererMissing(RecipeError):
+    """The renderer that was asked for is not installed: nothing about the recipe."""
+
+
 class ArtifactError(ManualBuildError):
     """A package file that cannot be read, or that is not what its name says."""
 

@@ -430,3 +430,8 @@ SUBDIRS = (
     "win-32",
 )
 """Subdirs that a host can have; packages may be ``noarch`` as well."""
+
+
+def builder_subdir(subdir: str) -> str:
+    """Return the subdir of the machine that builds a package: linux-64 for ``noarch``."""
+    return "linux-64" if subdir == "noarch" else subdir

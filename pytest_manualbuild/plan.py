@@ -34,13 +34,19 @@ _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
 def make(
-    recipe_folder: Path, artifacts: Path | None, matrix: Matrix, on: str | None = None
+    recipe_folder: Path,
+    artifacts: Path | None,
+    matrix: Matrix,
+    on: str | None = None,
+    *,
+    renderer: str = "own",
 ) -> Plan:
     """Plan the checks of a recipe for the packages built from it.
 
     ``artifacts`` is where the packages are looked for (None: beside the recipe,
     see ``package.find``). ``on`` is a glob that selects hosts by name; what it
-    leaves out is left out of the plan's cells, not of its matrix.
+    leaves out is left out of the plan's cells, not of its matrix. ``renderer`` is one of
+    ``recipe.RENDERERS``.
     Raises RecipeError, ArtifactError or MatrixError.
     """
     selected = matrices.select(matrix, on)
@@ -48,7 +54,8 @@ def make(
     folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
     planned = [
-        (artifact, output_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, output_of(folder, artifact, renderer))
+        for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
@@ -75,7 +82,7 @@ def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
     return output_of(folder, artifact).sections
 
 
-def output_of(folder: Path, artifact: Artifact) -> Output:
+def output_of(folder: Path, artifact: Artifact, renderer: str = "own") -> Output:
     """Render the recipe with the package's variant; return the output that it is.
 
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
@@ -86,6 +93,7 @@ def output_of(folder: Path, artifact: Artifact) -> Output:
         subdir=artifact.subdir,
         variant=_variant(artifact),
         config=config.decode(errors="replace"),
+        renderer=renderer,
     ).outputs
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:

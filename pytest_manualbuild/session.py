@@ -56,6 +56,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
             Path(option.mb_artifacts) if option.mb_artifacts else None,
             matrix.load(option.mb_matrix),
             option.mb_on,
+            renderer=option.mb_renderer,
         )
         return Controller(config, planned)
     except ManualBuildError as error:

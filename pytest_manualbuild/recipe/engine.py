@@ -42,7 +42,7 @@ def render(
 ) -> list[dict[str, Any]]:
     """Return what each package of a recipe is: name, version, variant, test section and more.
 
-    For the arguments see ``meta_yaml.load``. Raises RecipeError, also for an unknown name in
+    For the arguments see ``wanted.Wanted``. Raises RecipeError, also for an unknown name in
     jinja that the tests depend on; conda-build refuses any such name when it builds.
     """
     path = folder / "meta.yaml"
