@@ -112,6 +112,7 @@ def to_json(found: Iterable[Output]) -> list[dict[str, Any]]:
             "build_number": one.build_number,
             "noarch": one.noarch,
             "skip": one.skip,
+            "type": one.kind,
             "variant": one.variant,
             "run": list(one.run),
             "test": {key: one.test.get(key, []) for key in _TESTS},
@@ -126,8 +127,8 @@ def to_json(found: Iterable[Output]) -> list[dict[str, Any]]:
 
 
 def _checks(output: Output) -> tuple[Check, ...]:
-    """Return what will be checked of an output: nothing if it is not built."""
-    return () if output.skip else checks(output.sections)
+    """Return what will be checked of an output: nothing if it is not built, or no conda package."""
+    return () if output.skip or output.kind != "conda" else checks(output.sections)
 
 
 def text(found: Sequence[Output], subdir: str) -> str:
@@ -142,9 +143,10 @@ def text(found: Sequence[Output], subdir: str) -> str:
         ]
         words = [one.name, one.version, f"build {one.build_number}", *apart]
         words += [f"noarch: {one.noarch}"] * bool(one.noarch) + ["skipped"] * one.skip
+        words += [f"{one.kind}: no conda package, not tested"] * (one.kind != "conda")
         lines.append("  " + "  ".join(words))
         lines += [f"    - {check.name}" for check in _checks(one)]
-        if not one.skip and len(_checks(one)) == 1:
+        if len(_checks(one)) == 1:
             lines.append("      (no tests: an installation proves little)")
     return "".join(f"{_printable(line)}\n" for line in lines)
 

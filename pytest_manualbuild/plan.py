@@ -95,6 +95,7 @@ def output_of(folder: Path, artifact: Artifact, renderer: str = "own") -> Output
         config=config.decode(errors="replace"),
         renderer=renderer,
     ).outputs
+    outputs = tuple(output for output in outputs if output.kind == "conda")
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             return _checked(output, artifact)

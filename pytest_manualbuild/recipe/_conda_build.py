@@ -52,6 +52,7 @@ def plain(metadata: Any) -> dict[str, Any]:  # noqa: ANN401 # conda-build's, wit
         "noarch": metadata.noarch or None,
         "skip": bool(metadata.skip()),
         "is_output": bool(metadata.is_output),
+        "type": metadata.type or "conda",
         "variant": {key: variant[key] for key in sorted(metadata.get_used_vars())},
         "run": _listed(metadata.get_value("requirements/run")),
         "test": {key: _listed(test.get(key)) for key in _TESTS},

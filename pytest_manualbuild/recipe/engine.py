@@ -118,6 +118,7 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "noarch": metadata.noarch or None,
         "skip": metadata.skip or metadata.skipped,
         "is_output": metadata.parent is not None,
+        "type": metadata.type,
         "variant": {key: metadata.variant[key] for key in sorted(keys)},
         "run": listed(metadata.value("requirements", "run")),
         "test": {key: listed(metadata.value("test", key)) for key in _TESTS},

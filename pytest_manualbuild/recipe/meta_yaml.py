@@ -40,5 +40,6 @@ def output(folder: Path, described: Mapping[str, Any], subdir: str) -> Output:
         needs=needs(described["extra"], folder / FILE),
         run=tuple(str(item) for item in described["run"]),
         test={**described["test"], "script": described["test_script"]},
+        kind="wheel" if described["type"] == "wheel" else "conda",
         unknown=tuple(described["unknown"]),
     )

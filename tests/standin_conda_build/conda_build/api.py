@@ -29,6 +29,7 @@ class MetaData:
         self.config = Config(**{**vars(config), "variant": {**output["variant"], "unused": "1"}})
         self.noarch = output["noarch"] or False
         self.is_output = output["is_output"]
+        self.type = output.get("type", "conda")
 
     def name(self) -> str:
         return str(self._output["name"])
