@@ -37,13 +37,19 @@ _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
 def make(
-    recipe_folder: Path, artifacts: Path | None, matrix: Matrix, on: str | None = None
+    recipe_folder: Path,
+    artifacts: Path | None,
+    matrix: Matrix,
+    on: str | None = None,
+    *,
+    renderer: str = "own",
 ) -> Plan:
     """Plan the checks of a recipe for the packages built from it.
 
     ``artifacts`` is where the packages are looked for (None: beside the recipe,
     see ``package.find``). ``on`` is a glob that selects hosts by name; what it
-    leaves out is left out of the plan's cells, not of its matrix.
+    leaves out is left out of the plan's cells, not of its matrix. ``renderer`` is one of
+    ``recipe.RENDERERS``.
     Raises RecipeError, ArtifactError or MatrixError.
     """
     selected = matrices.select(matrix, on)
@@ -52,7 +58,7 @@ def make(
     found = [package.read(path) for path in package.find(folder, artifacts)]
     rendered: Rendered = {}
     planned = [
-        (artifact, output_of(folder, artifact, rendered))
+        (artifact, output_of(folder, artifact, renderer, rendered))
         for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
@@ -80,7 +86,9 @@ def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
     return output_of(folder, artifact).sections
 
 
-def output_of(folder: Path, artifact: Artifact, rendered: Rendered | None = None) -> Output:
+def output_of(
+    folder: Path, artifact: Artifact, renderer: str = "own", rendered: Rendered | None = None
+) -> Output:
     """Render the recipe with the package's variant; return the output that it is.
 
     ``rendered`` keeps what the recipe gives, for other packages of the same variant.
@@ -96,8 +104,9 @@ def output_of(folder: Path, artifact: Artifact, rendered: Rendered | None = None
             subdir=artifact.subdir,
             variant=variant,
             config=config.decode(errors="replace"),
+            renderer=renderer,
         ).outputs
-    outputs = rendered[key]
+    outputs = tuple(output for output in rendered[key] if output.kind == "conda")
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             return _checked(output, artifact)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from pytest_manualbuild import build_record
+from pytest_manualbuild.build_record import Record
 from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.evidence import STATEMENT, Evidence
 from pytest_manualbuild.gate.policy import Policy, is_label
@@ -60,7 +62,14 @@ def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> l
     files = {
         "cfep3_copy.yml": cfep3_copy(packages, copy),
         "copy.sh": copy_commands(packages, copy),
-        "checklist.md": checklist(verified.evidence, verified.verdict, policy, packages, copy),
+        "checklist.md": checklist(
+            verified.evidence,
+            verified.verdict,
+            policy,
+            packages,
+            copy,
+            builds=list(build_record.in_folder(folder, verified.evidence.logs)),
+        ),
         **{f"attestations/{one.filename}.json": publish_statement(one, copy) for one in packages},
     }
     written = []
@@ -121,12 +130,26 @@ def publish_statement(artifact: Artifact, copy: Copy) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
+def _built(record: Record) -> str:
+    """Return one line on a build, with what tells that the posted log is its log."""
+    words = [f"log.txt, sha256 {record.log_sha256}", f"built with {record.tool}"]
+    if record.config:
+        words.append(f"variant {record.config.name}")
+    if record.image:
+        words.append(f"image {next(iter(record.image.digests), record.image.id)}")
+    if record.sources:
+        words.append(f"commit {record.sources.commit}" + " with changes" * record.sources.dirty)
+    return f"    * {markdown.plain(', '.join(words))}"
+
+
 def checklist(
     evidence: Evidence,
     verdict: Verdict,
     policy: Policy,
     packages: Sequence[Artifact],
     copy: Copy,
+    *,
+    builds: Sequence[Record] = (),
 ) -> str:
     """Return the text for the pull request: the questions that are asked there, and the proof."""
     numbers = sorted(
@@ -143,6 +166,7 @@ def checklist(
             for one in packages
         ),
         "  * [ ] Posted a link to the build logs",
+        *map(_built, builds),
         "",
         "`manualbuild verify` accepts these packages:",
         "",

@@ -62,6 +62,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
             Path(option.mb_artifacts) if option.mb_artifacts else None,
             asked,
             option.mb_on,
+            renderer=option.mb_renderer,
         )
         return Controller(config, planned, environments)
     except (ManualBuildError, OSError) as error:

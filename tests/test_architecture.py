@@ -12,7 +12,7 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 ROAD = [
     {"__init__", "errors", "model"},
     {"globs", "package", "recipe"},
-    {"matrix", "checks", "plan", "outline", "carried"},
+    {"matrix", "checks", "plan", "outline", "carried", "build", "build_record", "_rattler_build"},
     {"hosts", "framing", "shells"},
     {"audit", "compare"},
     {"environment"},

@@ -270,6 +270,11 @@ class Engine:
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
         if INTERNET in planned.needs:
             desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
+        if asked := [name for one in planned.sections for name in one.secrets]:
+            desk.warnings.append(
+                f"{planned.label}: its tests ran without the secrets that they ask for:"
+                f" {', '.join(asked)}"
+            )
         files = testfiles.needed(section.recipe, planned)
         try:
             with during(_DOING["run"]):

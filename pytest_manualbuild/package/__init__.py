@@ -30,7 +30,7 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
     """
     places = [artifacts] if artifacts is not None else _beside(recipe_folder)
     for place in places:
-        if found := _in(place):
+        if found := inside(place):
             return found
     looked = ", ".join(str(place) for place in places)
     raise ArtifactError(
@@ -41,7 +41,7 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
 
 def are_beside(recipe_folder: Path) -> bool:
     """Whether packages lie where they are looked for without being told."""
-    return any(_in(place) for place in _beside(recipe_folder))
+    return any(inside(place) for place in _beside(recipe_folder))
 
 
 def _beside(recipe_folder: Path) -> list[Path]:
@@ -50,7 +50,8 @@ def _beside(recipe_folder: Path) -> list[Path]:
     return [parent / name for parent in parents for name in names]
 
 
-def _in(place: Path) -> list[Path]:
+def inside(place: Path) -> list[Path]:
+    """Return the package files, sorted, of the subdirs of a folder; or of a subdir itself."""
     return sorted(
         path.absolute()
         for subdir in PACKAGE_SUBDIRS
