@@ -20,6 +20,7 @@ import msgspec
 
 from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
+from pytest_manualbuild.deviations import Deviation, Kind
 from pytest_manualbuild.errors import PolicyError
 from pytest_manualbuild.gate import signatures
 from pytest_manualbuild.gate.signatures import AllowedSigners, Role
@@ -55,6 +56,16 @@ class Accepted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcceptedDeviation:
+    """What conda-build passes and we do not, and that does not hinder one package."""
+
+    kind: Kind
+    package: str
+    reason: str
+    until: date | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gate:
     """What a report must be."""
 
@@ -67,6 +78,7 @@ class Gate:
     severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
+    accepted_deviations: tuple[AcceptedDeviation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +129,9 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "signers": tuple(Signers.__dataclass_fields__),
     "enabled": tuple(Enabled.__dataclass_fields__),
     "gate.accepted": tuple(Accepted.__dataclass_fields__),
+    "gate.accepted_deviations": tuple(AcceptedDeviation.__dataclass_fields__),
 }
-_LISTS = ("enabled", "gate.accepted")
+_LISTS = ("enabled", "gate.accepted", "gate.accepted_deviations")
 
 
 def load(path: Path | None) -> Policy:
@@ -200,6 +213,9 @@ def _problems(policy: Policy) -> Iterator[str]:
     ):
         yield "gate: numbers must not be negative"
     yield from _problems_of_findings(gate)
+    for one in gate.accepted_deviations:
+        if not one.reason.strip():
+            yield f"gate.accepted_deviations: {one.kind} wants a reason"
     yield from _problems_of_people(policy)
     for row in policy.enabled:
         if not row.package.strip():
@@ -256,6 +272,18 @@ def weigh(policy: Policy, package: str, finding: Finding, today: date) -> Findin
     return replace(finding, severity=severity)
 
 
+def accepted(
+    policy: Policy, package: str, deviation: Deviation, today: date
+) -> AcceptedDeviation | None:
+    """Return the table by which a deviation does not hinder a package of that name, if any."""
+    for one in policy.gate.accepted_deviations:
+        if (one.package, one.kind) == (package, deviation.kind) and (
+            one.until is None or one.until >= today
+        ):
+            return one
+    return None
+
+
 def digest(policy: Policy, packages: Collection[str]) -> str:
     """Return the sha256 of what the policy demands of packages with these names.
 
@@ -302,6 +330,18 @@ def _explain_gate(policy: Policy) -> Iterator[str]:
         until = f" until {one.until}" if one.until else ""
         where = one.path or "as a whole"
         yield f"In {one.package}, {one.code} is accepted for {where}{until}: {one.reason}"
+    for deviation in gate.accepted_deviations:
+        until = f" until {deviation.until}" if deviation.until else ""
+        yield (
+            f"For {deviation.package}, it counts as passed{until} when {_WORDS[deviation.kind]}"
+            f" ({deviation.kind}): {deviation.reason}"
+        )
+
+
+_WORDS = {
+    Kind.NOTHING_RAN: "it can be installed and its recipe tests nothing",
+    Kind.EXIT_0: "a command ended its shell with exit status 0, and those after it never ran",
+}
 
 
 def _explain_people(policy: Policy) -> Iterator[str]:

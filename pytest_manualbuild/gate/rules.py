@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
-from pytest_manualbuild.checks import checks, proving
+from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate import outcomes
@@ -30,6 +30,7 @@ from pytest_manualbuild.model import (
     Cause,
     Check,
     Finding,
+    Output,
     Severity,
     TestSection,
 )
@@ -56,8 +57,8 @@ class Found:
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
-    reviewed: tuple[TestSection, ...] | None = None
-    """The tests of the recipe that is kept with the evidence."""
+    reviewed: Output | None = None
+    """The package as the recipe that is kept with the evidence describes it."""
     findings: tuple[Finding, ...] = ()
     """What the audit finds in the file now."""
 
@@ -205,8 +206,16 @@ def _tests(case: Case) -> Iterator[Reason]:
             yield _reject(f"{found.key}: the planned checks are not those of its test sections.")
         if found.reviewed is None:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
-        elif found.reviewed != planned.sections:
+        elif found.reviewed.sections != planned.sections:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
+        elif found.reviewed.needs != planned.needs:
+            planned_needs, needs = (
+                ", ".join(names) or "nothing" for names in (planned.needs, found.reviewed.needs)
+            )
+            yield _reject(
+                f"{found.key}: the plan says that its tests need {planned_needs} of a host, the"
+                f" recipe kept with the evidence {needs}."
+            )
         if found.carried is None and found.altered:
             yield from (_reject(f"{found.key}: {problem}") for problem in found.altered)
         elif found.carried is None:
@@ -218,8 +227,6 @@ def _tests(case: Case) -> Iterator[Reason]:
             inside = _differences(planned.sections, found.carried, "the recipe inside the package")
             for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
-        if not proving(planned.sections):
-            yield _unsure(f"{found.key}: its recipe tests nothing: only `install` is proven.")
 
 
 def _shipped(case: Case) -> Iterator[Reason]:

@@ -169,7 +169,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rul
             files = package.paths(path)
             shipped = rattler_tests.packaged(tests, artifact.name)
     with contextlib.suppress(ManualBuildError):
-        reviewed = plan.sections_of(folder / "recipe", artifact)
+        reviewed = plan.output_of(folder / "recipe", artifact)
     return rules.Found(
         key=key,
         artifact=artifact,
