@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
+        _look_where_we_are()
         return verb(parsed)
     except ManualBuildError as error:
         sys.stderr.write(f"manualbuild: {error}\n")
@@ -37,6 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
         return ManualBuildError.exit_code
+
+
+def _look_where_we_are() -> None:
+    """Say clearly that the current folder was removed; whatever is relative to it is lost."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ManualBuildError(
+            "The current folder is not there any more.", remedy="Go to another one (cd)."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,7 +22,9 @@ from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
 from pytest_manualbuild.deviations import Deviation, Kind
 from pytest_manualbuild.errors import PolicyError
+from pytest_manualbuild.gate import ledger as ledgers
 from pytest_manualbuild.gate import signatures
+from pytest_manualbuild.gate.ledger import Ledger
 from pytest_manualbuild.gate.signatures import AllowedSigners, Role
 from pytest_manualbuild.model import Finding, Matrix, Severity
 
@@ -75,6 +77,8 @@ class Gate:
     rebuilds: int = 0
     """How many of the people who approve must have built it themselves and compared."""
     max_age_days: int | None = None
+    ledger: str | None = None
+    """The file of runs that were used, relative to the policy's; a run counts once."""
     severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
@@ -111,6 +115,8 @@ class Policy:
     enabled: tuple[Enabled, ...] = ()
     matrix: Matrix | None = None
     """The matrix that ``gate.matrix`` names."""
+    ledger: Ledger | None = None
+    """What ``gate.ledger`` holds."""
     allowed: AllowedSigners | None = None
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
 
@@ -155,7 +161,12 @@ def load(path: Path | None) -> Policy:
         policy = msgspec.convert(tables, type=Policy)
     except (msgspec.ValidationError, RecursionError) as error:
         raise PolicyError(f"{path}: {error}.", remedy="Correct that value.") from error
-    policy = replace(policy, matrix=_matrix(path, policy), allowed=_allowed(path, policy))
+    policy = replace(
+        policy,
+        matrix=_matrix(path, policy),
+        allowed=_allowed(path, policy),
+        ledger=ledgers.load(path.parent / policy.gate.ledger) if policy.gate.ledger else None,
+    )
     for problem in _problems(policy):
         raise PolicyError(f"{path}: {problem}.", remedy="Correct that value.")
     return policy
@@ -324,6 +335,8 @@ def _explain_gate(policy: Policy) -> Iterator[str]:
         yield f"The matrix is {policy.matrix.name}; it requires {', '.join(required) or 'no host'}."
     if gate.max_age_days is not None:
         yield f"A report counts for {gate.max_age_days} days."
+    if gate.ledger is not None:
+        yield f"A run counts once: those that were used stand in {gate.ledger}."
     for code, severity in sorted(gate.severities.items()):
         yield f"The finding {code} counts as {severity}."
     for one in gate.accepted:

@@ -7,8 +7,8 @@ it goes on after the first reason, so that one reading tells all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pytest_manualbuild import evidence as evidences
@@ -20,6 +20,7 @@ from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate import outcomes
 from pytest_manualbuild.gate import people as persons
 from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.agreement import differences
 from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Decision, Reason, Verdict, note
@@ -28,13 +29,11 @@ from pytest_manualbuild.gate.verdict import unsure as _unsure
 from pytest_manualbuild.model import (
     Artifact,
     Cause,
-    Check,
     Finding,
     Output,
     Severity,
     TestSection,
 )
-from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
@@ -224,7 +223,7 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            inside = _differences(planned.sections, found.carried, "the recipe inside the package")
+            inside = differences(planned.sections, found.carried, "the recipe inside the package")
             for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
 
@@ -235,7 +234,7 @@ def _shipped(case: Case) -> Iterator[Reason]:
         sections = case.stored.evidence.plan.package(found.key).sections
         if found.artifact is None or not sections[0].schema:
             continue
-        for difference in _differences(
+        for difference in differences(
             shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
         ):
             yield _reject(f"{found.key}: {difference}")
@@ -244,42 +243,6 @@ def _shipped(case: Case) -> Iterator[Reason]:
                 path = f"{section.cwd}/{file.path}"
                 if found.files.get(path) != file.sha256:
                     yield _reject(f"{found.key}: its test file {path} is not the reviewed one.")
-
-
-def _differences(
-    reviewed: Sequence[TestSection], carried: Sequence[TestSection], where: str
-) -> Iterator[str]:
-    ours, theirs = checks(reviewed), checks(carried)
-    named = [f"{where} lacks the check {check.name!r}." for check in _only(ours, theirs)]
-    named += [f"{where} has another check {check.name!r}." for check in _only(theirs, ours)]
-    if not named:
-        for one, other in zip(reviewed, carried, strict=False):
-            section = f" in {one.label}" if one.label else ""
-            named += [
-                f"{where} has other test {field.name}{section}."
-                for field in fields(TestSection)
-                if not _agree(field.name, getattr(one, field.name), getattr(other, field.name))
-            ]
-    if not named and len(reviewed) != len(carried):
-        named = [f"{where} has other tests."]
-    yield from named
-
-
-def _agree(name: str, one: object, other: object) -> bool:
-    if name == "requires" and isinstance(one, tuple) and isinstance(other, tuple):
-        return specs.agree(one, other)
-    return one == other
-
-
-def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:
-    left = Counter((check.name, check.text) for check in those)
-    only = []
-    for check in these:
-        if left[check.name, check.text]:
-            left[check.name, check.text] -= 1
-        else:
-            only.append(check)
-    return only
 
 
 def _results(case: Case) -> Iterator[Reason]:
@@ -354,6 +317,14 @@ def _times(case: Case, evidence: Evidence) -> Iterator[Reason]:
         yield _reject("The times of the run are not valid.")
 
 
+def _unused(case: Case) -> Iterator[Reason]:
+    """No run was used with another report."""
+    if case.policy.ledger is not None:
+        runs = [run.stored.evidence.run_id for run in case.runs]
+        for fault in case.policy.ledger.faults(runs, case.people.evidence_sha256):
+            yield _reject(f"The policy's ledger: {fault}.")
+
+
 def _policy(case: Case) -> Iterator[Reason]:
     """The matrix is the policy's, and the packages are enabled."""
     policy, plan = case.policy, case.stored.evidence.plan
@@ -400,6 +371,7 @@ _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_results, _RUN),
     (_each(_junit), _RUN),
     (_age, _RUN),
+    (_unused, _RUN),
     (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
     (_people, persons.SIGN),
     (_audit, "Build it again."),

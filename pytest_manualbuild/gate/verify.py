@@ -28,6 +28,7 @@ class Verification:
 
     verdict: Verdict
     evidence: Evidence
+    run_ids: tuple[str, ...]
     files: dict[str, Artifact]
     """The packages as they were read just now, by their key."""
 
@@ -73,7 +74,12 @@ def verify(
         )
     )
     files = {one.key: one.artifact for one in found if one.artifact is not None}
-    return Verification(verdict=verdict, evidence=evidence.whole.evidence, files=files)
+    return Verification(
+        verdict=verdict,
+        evidence=evidence.whole.evidence,
+        run_ids=tuple(stored.evidence.run_id for stored in evidence.runs.values()),
+        files=files,
+    )
 
 
 def _run(folder: Path, stored: Stored) -> rules.Run:
