@@ -15,6 +15,7 @@ from pathlib import Path
 from pytest_manualbuild import errors
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS, Facts, Host
+from pytest_manualbuild.reports.text import visible
 from pytest_manualbuild.verbs import proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _look_where_we_are()
         return verb(parsed)
     except ManualBuildError as error:
-        sys.stderr.write(f"manualbuild: {error}\n")
+        # With the names of files, a stranger's words come here.
+        sys.stderr.write("\n".join(map(visible, f"manualbuild: {error}".splitlines())) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("manualbuild: interrupted.\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from pytest_manualbuild.errors import EvidenceError, UploadError
-from pytest_manualbuild.evidence import STATEMENT, Evidence
+from pytest_manualbuild.evidence import STATEMENT, Evidence, replace_file
 from pytest_manualbuild.gate.policy import Policy, is_label
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.gate.verify import verify
@@ -68,7 +68,9 @@ def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> l
         for name, text in files.items():
             path = folder / FOLDER / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            if path.parent.is_symlink() or (folder / FOLDER).is_symlink():
+                raise EvidenceError(f"{path.parent}: it is a link.", remedy="Remove it.")
+            replace_file(path, text.encode())
             written.append(path)
     except OSError as error:
         raise EvidenceError(

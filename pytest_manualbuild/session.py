@@ -68,7 +68,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
 def _check_places(option: Any) -> None:
     """Refuse what would change the recipe while it is tested, or lose it."""
     recipe = Path(option.mb_recipe).resolve()
-    recipe = recipe if recipe.is_dir() else recipe.parent
+    recipe = recipe.parent if recipe.is_file() else recipe
     for name, given in (
         ("--evidence", option.mb_evidence),
         ("--junitxml", getattr(option, "mb_junitxml", None)),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pytest_manualbuild import __version__
 from pytest_manualbuild.errors import UploadError
+from pytest_manualbuild.evidence import replace_file
 from pytest_manualbuild.gate import verify
 from pytest_manualbuild.gate.ledger import Use
 from pytest_manualbuild.gate.policy import Policy, is_label
@@ -132,9 +133,7 @@ def _uses(verified: verify.Verification, where: str, policy: Policy) -> list[Use
 
 def _write(path: Path, receipt: Receipt) -> None:
     try:
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(json.dumps(asdict(receipt), indent=1) + "\n")
-        fresh.replace(path)
+        replace_file(path, json.dumps(asdict(receipt), indent=1).encode() + b"\n")
     except OSError as error:
         raise UploadError(
             f"{path}: all is published, but the receipt cannot be written: {error.strerror}.",

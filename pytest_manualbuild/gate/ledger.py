@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_manualbuild import strictjson
 from pytest_manualbuild.errors import PolicyError, UploadError
-from pytest_manualbuild.evidence import strict_json
 
 MOST_BYTES = 64 << 20
 
@@ -86,7 +86,7 @@ def read(path: Path) -> tuple[Use, ...]:
         if path.stat().st_size > MOST_BYTES or not path.is_file():
             raise PolicyError(f"{path}: too large, or no file.", remedy="Check gate.ledger.")
         for line in path.read_bytes().splitlines():
-            uses.append(msgspec.convert(strict_json(line), type=Use))  # noqa: PERF401 # counted
+            uses.append(msgspec.convert(strictjson.loads(line), type=Use))  # noqa: PERF401 # counted
     except OSError as error:
         raise PolicyError(
             f"{path}: the ledger cannot be read: {error.strerror}.",

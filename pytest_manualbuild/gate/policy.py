@@ -150,7 +150,7 @@ def load(path: Path | None) -> Policy:
         raise PolicyError(
             f"{path}: the policy cannot be read: {error.strerror}.", remedy="Check --policy."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: not valid TOML: {error}.", remedy="Correct it.") from error
     for name, table in tables.items():
         if "." in name or name not in _TABLES:

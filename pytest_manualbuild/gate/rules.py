@@ -163,6 +163,9 @@ def _identity(run: Run) -> Iterator[Reason]:
             yield _reject("The matrix kept with the evidence is not the one that was run.")
     if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
+    went = {cell.host for cell in evidence.plan.cells}
+    for name in sorted({result.host for result in evidence.results} - went):
+        yield _reject(f"There are results of {name}, and the run's plan did not go there.")
     for name in sorted(evidence.logs.keys() | run.logs.keys()):
         if evidence.logs.get(name) != run.logs.get(name):
             yield _reject(f"The log {name} is not the one that the run wrote.")

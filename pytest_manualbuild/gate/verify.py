@@ -100,11 +100,19 @@ def _run(folder: Path, stored: Stored) -> rules.Run:
         matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
         recipe_sha256=recipe_sha256,
         logs={
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(folder).as_posix(): _sha256(path)
             for path in sorted((folder / "logs").rglob("*"))
             if path.is_file()
         },
     )
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a log, empty for one that is larger than any that a run writes."""
+    if path.stat().st_size > MOST_BYTES:
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
