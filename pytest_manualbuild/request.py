@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from pytest_manualbuild import attestations
+from pytest_manualbuild.attestations import PUBLISH
 from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.evidence import STATEMENT, Evidence, replace_file
 from pytest_manualbuild.gate.policy import Policy, is_label
@@ -23,8 +25,6 @@ from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.reports import markdown
 from pytest_manualbuild.upload import UploadRefused
 
-PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
-"""The predicate type of CEP 27: who published what where. It says nothing about tests."""
 FOLDER = "request"
 
 
@@ -44,11 +44,13 @@ class Copy:
         return f"https://conda.anaconda.org/{self.to_owner}{label}"
 
 
-def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> list[Path]:
+def write(
+    folder: Path, artifacts: Path | None, policy: Policy, copy: Copy, *, sign: bool = False
+) -> list[Path]:
     """Write the files of a request below a folder of evidence; return them.
 
-    Raises UploadRefused if the gate does not accept, UploadError for what is no label, or
-    EvidenceError.
+    With ``sign``, a Sigstore bundle for each package as well. Raises UploadRefused if the gate
+    does not accept, UploadError for what is no label, EvidenceError, or SignatureError.
     """
     for label in (copy.label, copy.to_label):
         if not is_label(label):
@@ -61,8 +63,12 @@ def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> l
         "cfep3_copy.yml": cfep3_copy(packages, copy),
         "copy.sh": copy_commands(packages, copy),
         "checklist.md": checklist(verified.evidence, verified.verdict, policy, packages, copy),
-        **{f"attestations/{one.filename}.json": publish_statement(one, copy) for one in packages},
     }
+    statements = {f"attestations/{one.filename}": publish_statement(one, copy) for one in packages}
+    files |= {f"{name}.json": text for name, text in statements.items()}
+    if sign:
+        bundles = attestations.sign(statements)
+        files |= {f"{name}.sigstore.json": text for name, text in bundles.items()}
     written = []
     try:
         for name, text in files.items():

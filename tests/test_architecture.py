@@ -19,7 +19,7 @@ ROAD = [
     {"languages", "execution"},
     {"evidence", "deviations", "reports", "body"},
     {"gate"},
-    {"targets", "upload", "request", "published"},
+    {"targets", "upload", "attestations", "request", "published"},
     {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}

@@ -194,7 +194,7 @@ def test_a_package_that_two_readers_read_differently_is_no_package(
 
     text = (
         '{"name": "odd", "version": "1", "build": "0", "build_number": 0, "depends": [],'
-        + ' "subdir": "noarch", "noarch": "generic"}'
+        ' "subdir": "noarch", "noarch": "generic"}'
     )
     assert old in text
     for content, good in ((text, True), (text.replace(old, new), False)):

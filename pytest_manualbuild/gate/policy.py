@@ -106,12 +106,23 @@ class Enabled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who may sign, with Sigstore, that packages were published."""
+
+    identity: str
+    """An e-mail address, or the URL of a workflow."""
+    issuer: str
+    """The URL of the one who vouches for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """What the gate demands."""
 
     target: Target = Target()
     gate: Gate = Gate()
     signers: Signers = Signers()
+    sigstore: Identity | None = None
     enabled: tuple[Enabled, ...] = ()
     matrix: Matrix | None = None
     """The matrix that ``gate.matrix`` names."""
@@ -133,6 +144,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "target": tuple(Target.__dataclass_fields__),
     "gate": tuple(Gate.__dataclass_fields__),
     "signers": tuple(Signers.__dataclass_fields__),
+    "sigstore": tuple(Identity.__dataclass_fields__),
     "enabled": tuple(Enabled.__dataclass_fields__),
     "gate.accepted": tuple(Accepted.__dataclass_fields__),
     "gate.accepted_deviations": tuple(AcceptedDeviation.__dataclass_fields__),
@@ -249,6 +261,9 @@ def _problems_of_findings(gate: Gate) -> Iterator[str]:
 
 
 def _problems_of_people(policy: Policy) -> Iterator[str]:
+    who = policy.sigstore
+    if who is not None and (not who.identity.strip() or not who.issuer.startswith("https://")):
+        yield "sigstore: it wants an identity, and the URL of its issuer"
     gate, allowed = policy.gate, policy.allowed
     builders = {builder for row in policy.enabled for builder in row.builders}
     if allowed is None:
@@ -306,84 +321,3 @@ def digest(policy: Policy, packages: Collection[str]) -> str:
     )
     text = json.dumps([value, policy.matrix.sha256 if policy.matrix else None], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def explain(policy: Policy) -> list[str]:
-    """Return what the policy demands, in sentences."""
-    return [*_explain_target(policy.target, policy.label()), *_explain_gate(policy),
-            *_explain_people(policy), *_explain_enabled(policy)]  # fmt: skip
-
-
-def _explain_target(target: Target, label: str) -> Iterator[str]:
-    where = {"anaconda": "anaconda.org", "directory": "a channel folder", None: "any target"}
-    owner = f", owner {target.owner}" if target.owner else ""
-    only = "only" if target.label else "by default"
-    yield f"Packages go to {where[target.kind]}{owner}, label {label} ({only})."
-    if target.staging is False:
-        yield "They get that label directly."
-    else:
-        staging = target.staging if isinstance(target.staging, str) else f"{label}-staging"
-        yield f"Before that, they are read back under the label {staging}."
-
-
-def _explain_gate(policy: Policy) -> Iterator[str]:
-    gate = policy.gate
-    if policy.matrix is None:
-        yield "Any matrix will do that requires a host for each package."
-    else:
-        required = [h.name for h in policy.matrix.hosts if h.required and not h.standin]
-        yield f"The matrix is {policy.matrix.name}; it requires {', '.join(required) or 'no host'}."
-    if gate.max_age_days is not None:
-        yield f"A report counts for {gate.max_age_days} days."
-    if gate.ledger is not None:
-        yield f"A run counts once: those that were used stand in {gate.ledger}."
-    for code, severity in sorted(gate.severities.items()):
-        yield f"The finding {code} counts as {severity}."
-    for one in gate.accepted:
-        until = f" until {one.until}" if one.until else ""
-        where = one.path or "as a whole"
-        yield f"In {one.package}, {one.code} is accepted for {where}{until}: {one.reason}"
-    for deviation in gate.accepted_deviations:
-        until = f" until {deviation.until}" if deviation.until else ""
-        yield (
-            f"For {deviation.package}, it counts as passed{until} when {_WORDS[deviation.kind]}"
-            f" ({deviation.kind}): {deviation.reason}"
-        )
-
-
-_WORDS = {
-    Kind.NOTHING_RAN: "it can be installed and its recipe tests nothing",
-    Kind.EXIT_0: "a command ended its shell with exit status 0, and those after it never ran",
-}
-
-
-def _explain_people(policy: Policy) -> Iterator[str]:
-    if policy.allowed is None:
-        yield "Nobody needs to sign: whoever can write the report can write a lie."
-        return
-    yield "The report is signed by the one who built the packages and ran the tests."
-    yield f"Approvals of other people that are needed: {policy.gate.approvals}."
-    if policy.gate.rebuilds:
-        yield f"So many of them must have built it themselves: {policy.gate.rebuilds}."
-    for role, what in (
-        (Role.REPORT, "sign reports"),
-        (Role.APPROVE, "approve"),
-        (Role.WAIVER, "waive checks"),
-    ):
-        names = dict.fromkeys(one.principal for one in policy.allowed.signers)
-        who = [name for name in names if policy.allowed.may(name, role)]
-        yield f"These may {what}: {', '.join(who) or 'nobody'}."
-    if policy.allowed.revoked:
-        yield "Revoked keys are refused."
-
-
-def _explain_enabled(policy: Policy) -> Iterator[str]:
-    if not policy.enabled:
-        yield "Any package may be built by hand."
-    for row in policy.enabled:
-        words = [f"{row.package} may be built by hand"]
-        words += [f"by {', '.join(row.builders)}"] * bool(row.builders)
-        words += [f"until {row.until}"] * (row.until is not None)
-        words += [f"for {row.pr}"] * (row.pr is not None)
-        words += [f"as {row.by} decided"] * bool(row.by)
-        yield " ".join(words) + "."

@@ -70,9 +70,9 @@ def _sign_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy_check(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import explain, policy  # noqa: PLC0415 # only what the verb needs
 
-    for sentence in policy.explain(policy.load(arguments.policy)):
+    for sentence in explain.explain(policy.load(arguments.policy)):
         sys.stdout.write(f"{sentence}\n")
     return 0
 
