@@ -14,7 +14,7 @@ ROAD = [
     {"globs", "strictjson", "package", "recipe"},
     {"matrix", "checks", "plan", "outline", "carried"},
     {"hosts", "framing", "shells"},
-    {"audit", "compare"},
+    {"audit", "compare", "diffoscope"},
     {"environment"},
     {"languages", "execution"},
     {"evidence", "deviations", "reports", "body"},

@@ -496,7 +496,8 @@ def test_files_of_a_recipe_cannot_steer_this_process(tmp_path: Path) -> None:
     libraries = dict.fromkeys(("docker.py", "jinja2.py", "msgspec.py", "rich.py"), acts)
     folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", libraries)
 
-    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", cwd=folder)
+    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", "--evidence", "../report",
+                     cwd=folder)  # fmt: skip
     assert ran.status == 0, ran.out
     (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\naddopts = -k install\n")
     ran = run_pytest("--recipe", "recipe", "--matrix", "local.toml", cwd=tmp_path)

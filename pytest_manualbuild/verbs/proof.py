@@ -130,8 +130,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import compare  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild import compare, diffoscope  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.reports.text import visible  # noqa: PLC0415
 
     found = compare.compare(arguments.first, arguments.second)
     sys.stdout.write(found.text())
+    differing = [one.file for one in found.differences if one.in_bytes]
+    said = diffoscope.explain(arguments.first, arguments.second, differing)
+    if said is not None:
+        sys.stdout.write("\ndiffoscope says:\n")
+        sys.stdout.writelines(f"{visible(line)}\n" for line in said.splitlines())
     return 1 if found.likeness is compare.Likeness.DIFFERS else 0
