@@ -49,6 +49,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
     numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
     if any(number is not None and not number > 0 for number in numbers):
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
+    _check_places(option)
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
     environments = _environments(config)
@@ -78,6 +79,29 @@ def _environments(config: pytest.Config) -> Environments:
     if not option.collectonly and not getattr(option, "tx", None):
         made.start()
     return made
+
+
+def _check_places(option: Any) -> None:
+    """Refuse what would change the recipe while it is tested, or lose it."""
+    recipe = Path(option.mb_recipe).resolve()
+    recipe = recipe.parent if recipe.is_file() else recipe
+    for name, given in (
+        ("--evidence", option.mb_evidence),
+        ("--junitxml", getattr(option, "mb_junitxml", None)),
+    ):
+        place = Path(given).resolve() if given else None
+        if place is not None and place.is_relative_to(recipe):
+            raise pytest.UsageError(
+                f"{name} {given}: it lies in the recipe's folder {recipe}, which a report would"
+                f" change. Name one outside with {name}."
+            )
+    if recipe.is_relative_to(Path(option.mb_evidence).resolve() / "recipe"):
+        raise pytest.UsageError(
+            f"--recipe {option.mb_recipe}: it is the copy in the report {option.mb_evidence}, which"
+            " this run would replace. Name another folder with --evidence."
+        )
+    if any(not channel.strip() for channel in option.mb_channels or ()):
+        raise pytest.UsageError("--channel is empty. Give a URL, a folder or a channel's name.")
 
 
 def number_of_hosts(config: pytest.Config) -> int:

@@ -26,11 +26,12 @@ from pytest_manualbuild.errors import (
     during,
 )
 from pytest_manualbuild.execution import testfiles
-from pytest_manualbuild.execution.ready import INTERNET, Preparation, Section, cause_of, result
+from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
 from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
+from pytest_manualbuild.hosts.facts import INTERNET
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import (
     Cause,
