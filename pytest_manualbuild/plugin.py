@@ -70,9 +70,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--keep",
         dest="mb_keep",
-        choices=("never",),
+        choices=("failed", "always", "never"),
         default="never",
-        help="which hosts to keep after the run (this version: never)",
+        help="which hosts stay after the run, for `manualbuild hosts shell` (default: never)",
     )
 
 

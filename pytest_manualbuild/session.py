@@ -21,6 +21,7 @@ from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.execution.engine import Engine, Settings
+from pytest_manualbuild.execution.keeping import NEVER
 from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
@@ -97,6 +98,7 @@ class _Session:
         self.engine: Engine | None = None
         self._environments: Environments | None = None
         self._selected: list[Key] = []
+        self.keeps = config.option.mb_keep != NEVER
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
         if not config.option.collectonly and not getattr(config.option, "tx", None):
@@ -147,6 +149,7 @@ class _Session:
                         check_s=option.mb_check_timeout, section_s=option.mb_section_timeout
                     ),
                     jobs=option.mb_jobs,
+                    keep=option.mb_keep,
                 ),
                 self._selected,
             )
@@ -180,7 +183,7 @@ class Worker(_Session):
 
     def run(self) -> Run:
         """Join the controller's run: it cleans up what a killed worker left."""
-        return Run.join(self._run_id)
+        return Run.join(self._run_id, keeps=self.keeps)
 
     def hosts_to_start(self, key: Key) -> list[str]:
         """Start the host of this check alone: the others fall to other workers."""
@@ -218,7 +221,7 @@ class Controller(_Session):
         """Return this run, begun on first use; whatever dead runs left is removed before it."""
         if self._run is None:
             hosts.sweep_dead()
-            self._run = Run.begin()
+            self._run = Run.begin(keeps=self.keeps)
         return self._run
 
     def hosts_to_start(self, key: Key) -> None:
@@ -300,8 +303,9 @@ class Controller(_Session):
         """Conclude, and write the evidence; the hosts are released meanwhile."""
         if self._journal is None:
             return
-        if any(key not in self._results for key in self._selected):
-            self.release()  # the run was cut short: nothing may go on any more
+        if self.keeps or any(key not in self._results for key in self._selected):
+            # Only then is it known what was kept; and when cut short, nothing may go on any more.
+            self.release()
         if self.engine is not None:
             self._records |= {record.name: record for record in self.engine.records()}
         selected = set(self._selected)
@@ -374,9 +378,11 @@ class Controller(_Session):
         return tuple(reasons)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the grid and what the gate would still want."""
+        """Show the grid, what the gate would still want, and the hosts that were kept."""
         if self.evidence is not None:
             show.summary(terminalreporter, self.evidence, self.folder)
+        if self.keeps and self._journal is not None:
+            show.kept(terminalreporter, hosts.kept.of_run(self._journal.run_id))
 
     def release(self) -> None:
         """Release hosts and solver, and remove whatever is left of the run."""

@@ -26,6 +26,7 @@ from pytest_manualbuild.errors import (
     during,
 )
 from pytest_manualbuild.execution import testfiles
+from pytest_manualbuild.execution.keeping import NEVER, Stay
 from pytest_manualbuild.execution.ready import INTERNET, Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
 from pytest_manualbuild.execution.section import Limits, SectionRun
@@ -59,6 +60,8 @@ class Settings:
     limits: Limits
     jobs: int | None = None
     """Hosts at a time; None: as many as there are, at most 16."""
+    keep: str = NEVER
+    """Which hosts stay after their tests: one of ``keeping.POLICIES``."""
 
 
 @dataclass(kw_only=True)
@@ -223,37 +226,51 @@ class Engine:
             with desk.phase("provision"):
                 desk.progress("starting")
                 connection = provider.start(host, self._run, environments, desk.progress)
+            stay = Stay(
+                policy=self._settings.keep,
+                host=host,
+                run=self._run,
+                image_digest=desk.facts.image_digest if desk.facts else None,
+                warn=desk.warnings.append,
+            )
             try:
-                clean = True
-                while left and clean:
+                while left and stay.clean:
                     with desk.phase("run"):
-                        clean = self._section(desk, preparation, connection, left.pop(0))
+                        self._section(desk, preparation, connection, left.pop(0), stay)
             finally:
                 desk.progress("releasing")
-                connection.close()
+                stay.end(connection)
             with desk.phase("environment"):
                 # Those that were linked in place went away with the host.
                 left = [one for one in left if preparation.link(one)]
 
     def _section(
-        self, desk: _Desk, preparation: Preparation, connection: Connection, section: Section
-    ) -> bool:
+        self,
+        desk: _Desk,
+        preparation: Preparation,
+        connection: Connection,
+        section: Section,
+        stay: Stay,
+    ) -> None:
         host, planned = desk.host, section.planned
         done = 0
+        failed = False
 
         def give(given: CheckResult) -> None:
-            nonlocal done
+            nonlocal done, failed
             done += 1
+            failed = failed or given.outcome in {Outcome.FAILED, Outcome.ERROR}
             desk.progress(f"{planned.label} {done}/{len(planned.checks)}")
             section.give(given)
 
-        environment, *build = preparation.of(section)
+        environment, *build = environments = preparation.of(section)
+        folder = preparation.placement(section).root
         run = SectionRun(
             planned,
             environment,
             Place(
                 host=host.name,
-                folder=preparation.placement(section).root,
+                folder=folder,
                 logs=self._settings.evidence / "logs" / host.name / section.logs,
                 evidence=self._settings.evidence,
             ),
@@ -267,19 +284,21 @@ class Engine:
         if INTERNET in planned.needs:
             desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
         files = testfiles.needed(section.recipe, planned)
+        stay.clean = False  # until the section ended well
         try:
             with during(_DOING["run"]):
                 if inside := testfiles.in_prefix(section.recipe, planned):
                     connection.put(environment.prefix, inside)
-                return run.run(connection, files)
+                stay.clean = run.run(connection, files)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
-            desk.state, desk.message = "lost", error.told
+            desk.state, desk.message, failed = "lost", error.told, True
             for check in planned.checks:
                 section.give(
                     result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
                 )
-            return False
+        finally:
+            stay.ran(planned, environments, folder, failed=failed)
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = cause_of(error)

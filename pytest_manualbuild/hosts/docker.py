@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import select
 import shutil
@@ -17,18 +16,17 @@ import socket
 import struct
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
 from pytest_manualbuild.framing import Stream
-from pytest_manualbuild.hosts import engines, facts
+from pytest_manualbuild.hosts import engines, facts, images, kept
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
+from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
@@ -45,10 +43,10 @@ class DockerProvider:
     def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
         """Return the facts of the image (kept by its id) and of the engine's kernel."""
         with engines.engine(host, run) as client:
-            image = _image(client, host, progress)
+            image = images.image(client, host, progress)
             kernel = engines.version(host, run).get("KernelVersion", "")
-            kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
-            found = _kept_facts(kept)
+            file = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
+            found = images.known_facts(file)
             if found is None:
                 progress("asking the image what it is")
                 connection = DockerConnection(host, run, image.id, ())
@@ -57,7 +55,7 @@ class DockerProvider:
                 finally:
                     connection.close()
                 found = facts.parse(result.stdout)
-                _keep(kept, found)
+                images.know(file, found)
             digests = image.attrs.get("RepoDigests") or [image.id]
             return replace(found, kernel=kernel, image_digest=digests[0])
 
@@ -76,7 +74,7 @@ class DockerProvider:
         """Start a container with an overlay of each environment, or with a copy of it."""
         wanted = tuple(environments)
         with engines.engine(host, run) as client:
-            image = _image(client, host, progress)
+            image = images.image(client, host, progress)
         overlay = _overlay_possible(host.engine, wanted)
         try:
             connection = DockerConnection(host, run, image.id, wanted if overlay else ())
@@ -111,16 +109,48 @@ class DockerProvider:
             raise away
         return removed
 
+    @contextlib.contextmanager
+    def call(self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool) -> Iterator[Call]:
+        """Give a call of the engine's own client, whose terminals know all that one may want."""
+        program = shutil.which("docker")
+        if program is None:
+            raise HostUnavailable(
+                f"{one.host.name}: the program `docker` is not on PATH.",
+                remedy="Install the Docker client: a shell in a container needs it.",
+            )
+        with engines.engine(one.host, run) as client:
+            if not client.containers.list(filters={"id": one.what["place"]}):
+                raise HostUnavailable(
+                    f"{one.host.name}: its container is gone.",
+                    remedy="Run the tests again with --keep failed.",
+                )
+        url = engines.url(one.host, run)
+        argv = [program, *(["-H", url] if url else []), "exec", "-i", *["-t"] * terminal]
+        yield Call(argv=(*argv, one.what["place"], *words), environment=os.environ)
+
+    def remove(self, one: Kept, run: Run) -> list[str]:
+        """Remove the kept container with its volumes, and the folders of its overlays."""
+        with engines.engine(one.host, run) as client:
+            there = client.containers.list(all=True, filters={"id": one.what["place"]})
+            for container in there:
+                client.api.remove_container(container.id, force=True, v=True)
+        if one.what["folder"]:
+            shutil.rmtree(one.what["folder"], ignore_errors=True)
+        return [f"container {container.name}" for container in there]
+
 
 def _remove_all(host: Host, run: Run) -> list[str]:
     removed = []
     with engines.engine(host, run) as client:
         ours = {"label": f"{RUN_LABEL}={run.run_id}"}
+        spared = kept.places(run.run_id)
         for container in client.containers.list(all=True, ignore_removed=True, filters=ours):
+            if container.id in spared:
+                continue
             with engines.gone_is_fine():
                 client.api.remove_container(container.id, force=True, v=True)
             removed.append(f"container {container.name}")
-        for volume in client.volumes.list(filters=ours):
+        for volume in client.volumes.list(filters={**ours, "dangling": True}):
             with engines.gone_is_fine():
                 volume.remove(force=True)
             removed.append(f"volume {volume.name[:12]}")
@@ -205,10 +235,9 @@ class DockerConnection(shells.ShellConnection):
                 log_config={"type": "none"},
                 mounts=mounts,
             )
-            self._id = api.create_container(
+            made = api.create_container_config(
                 image,
                 ["/bin/sh"],
-                name=f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}",
                 labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
                 stdin_open=True,
                 tty=False,
@@ -216,7 +245,11 @@ class DockerConnection(shells.ShellConnection):
                 working_dir="/",
                 entrypoint="",
                 host_config=limits,
-            )["Id"]
+            )
+            # A kept host outlives its shell's input; any other one ends with this process.
+            made["StdinOnce"] = not run.keeps
+            name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
+            self._id = api.create_container_from_config(made, name)["Id"]
             attached = api.attach_socket(
                 self._id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
             )
@@ -300,6 +333,13 @@ class DockerConnection(shells.ShellConnection):
                 remedy="Run again; if it stays so, report it with the engine's version.",
             )
 
+    def keep(self) -> dict[str, str]:
+        """Let go of the container's shell, which waits for whoever comes next."""
+        made = {"place": self._id, "folder": str(self._overlay or "")}
+        self._id, self._overlay = "", None
+        self.close()
+        return made
+
     def close(self) -> None:
         """Remove the container with its volumes, and the folders of its overlays."""
         if self._docker is not None:
@@ -319,47 +359,6 @@ class DockerConnection(shells.ShellConnection):
         self._client.close()
         if self._overlay is not None:
             shutil.rmtree(self._overlay, ignore_errors=True)
-
-
-def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
-    import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
-    from docker.utils import parse_repository_tag  # noqa: PLC0415
-
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        return client.images.get(host.image)
-    progress(f"pulling {host.image}")
-    repository, tag = parse_repository_tag(host.image or "")
-    layers: dict[str, tuple[int, int]] = {}
-    try:
-        for line in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
-            if "error" in line:
-                raise docker.errors.APIError(line["error"])
-            detail = line.get("progressDetail") or {}
-            if detail.get("total"):
-                layers[line.get("id", "")] = (detail.get("current", 0), detail["total"])
-                done, total = (sum(values) for values in zip(*layers.values(), strict=True))
-                progress(f"pulling {host.image} ({100 * done // total} %)")
-        return client.images.get(host.image)
-    except docker.errors.APIError as error:
-        raise HostUnavailable(
-            f"{host.name}: the image {host.image} is not here and cannot be pulled:"
-            f" {engines.reason(error)}.",
-            remedy="Correct its name in the matrix, or fetch or import it by hand.",
-        ) from error
-
-
-def _kept_facts(path: Path) -> Facts | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Facts)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-        return None
-
-
-def _keep(path: Path, found: Facts) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(msgspec.to_builtins(found), file)
-    Path(file.name).replace(path)
 
 
 def _overlay_possible(engine: str | None, environments: Iterable[LinkedEnvironment]) -> bool:
