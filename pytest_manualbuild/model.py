@@ -389,6 +389,8 @@ class HostRecord:
     phases_s: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each phase: provision, environment, run. The host is released after that,
     while the report is written."""
+    reused: str = ""
+    """The run that had kept this very host, where it was not started for this one."""
 
 
 class Severity(StrEnum):

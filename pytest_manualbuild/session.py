@@ -150,6 +150,7 @@ class _Session:
                     ),
                     jobs=option.mb_jobs,
                     keep=option.mb_keep,
+                    reuse=self.keeps and bool(getattr(option, "lf", False)),
                 ),
                 self._selected,
             )
@@ -368,6 +369,11 @@ class Controller(_Session):
             reasons.append(
                 f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...)."
             )
+        reasons += [
+            f"{record.name} was not a fresh host: run {record.reused[:12]} had kept it."
+            for record in self._records.values()
+            if record.reused
+        ]
         unheard = sum(1 for key in selected if key not in self._results)
         if session.shouldfail:
             reasons.append(f"The run stopped early: {session.shouldfail} (-x).")
@@ -382,7 +388,10 @@ class Controller(_Session):
         if self.evidence is not None:
             show.summary(terminalreporter, self.evidence, self.folder)
         if self.keeps and self._journal is not None:
-            show.kept(terminalreporter, hosts.kept.of_run(self._journal.run_id))
+            names = {host.name for host in self.plan.matrix.hosts}
+            began = self._started.isoformat(timespec="microseconds")
+            here = [one for one in hosts.kept.every() if one.host.name in names]
+            show.kept(terminalreporter, [one for one in here if one.at >= began])
 
     def release(self) -> None:
         """Release hosts and solver, and remove whatever is left of the run."""

@@ -16,7 +16,7 @@ import pytest
 import recipe_v1
 import sshd
 
-from conftest import Ran, manualbuild, run_pytest, write_package
+from conftest import Ran, command, manualbuild, run_pytest, write_package
 from pytest_manualbuild import hosts
 from pytest_manualbuild.hosts.runs import Run
 
@@ -63,8 +63,8 @@ def run(tmp_path: Path, *words: str) -> Ran:
     return run_pytest("--recipe", "recipe", "--matrix", "one.toml", *words, cwd=tmp_path)
 
 
-def shell(tmp_path: Path, command_: str, *words: str) -> Ran:
-    return manualbuild("hosts", "shell", f"one-{os.getpid()}", *words, "-c", command_, cwd=tmp_path)
+def shell(tmp_path: Path, text: str, *words: str) -> Ran:
+    return manualbuild("hosts", "shell", f"one-{os.getpid()}", *words, "-c", text, cwd=tmp_path)
 
 
 def on_a_terminal(tmp_path: Path, *words: str) -> Ran:
@@ -185,3 +185,57 @@ def test_a_host_in_use_is_not_removed_and_one_of_a_killed_run_is(tmp_path: Path)
     assert [line.split()[0] for line in hosts.sweep_dead()] == ["container"]
     lost.close()
     assert shell(tmp_path, "true").status == 0
+
+
+@pytest.fixture(params=["rootfs", pytest.param("docker", marks=pytest.mark.docker)])
+def own_root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A matrix of one host whose root is its own, and known by a digest."""
+    if request.param == "docker":
+        request.getfixturevalue("engine")
+        line = 'image = "manualbuild/debian-12:test"'
+    else:
+        request.getfixturevalue("rootfs")
+        line = f'root = "{request.getfixturevalue("tarball")}"'
+    path = tmp_path / "one.toml"
+    path.write_text(
+        f'[hosts.one-{os.getpid()}]\nkind = "{request.param}"\nsubdir = "linux-64"\n{line}\n'
+    )
+    yield path
+    hosts.sweep_kept()
+
+
+def test_failures_are_run_again_on_the_kept_host_in_a_fresh_environment(
+    tmp_path: Path, own_root: Path
+) -> None:
+    commands = (
+        "test ! -e $PREFIX/share/left && test ! -e left && test ! -e $HOME/left",
+        "touch $PREFIX/share/left left $HOME/left && rm $PREFIX/share/odd.txt",
+        "test -f /repaired",
+    )
+    lines = "".join(f"    - {one}\n" for one in commands)
+    write_package(tmp_path, f"test:\n  commands:\n    - test -f $PREFIX/share/odd.txt\n{lines}")
+    name = f"one-{os.getpid()}"
+    words = ("-m", "pytest", "--recipe", "recipe", "--matrix", "one.toml", "--keep", "failed")
+    assert command(sys.executable, *words, cwd=tmp_path).status == 1
+    assert shell(tmp_path, "touch /repaired").status == 0
+
+    # Nothing failed, as far as this cache knows: all of it is selected.
+    again = command(sys.executable, *words, "--lf", "--cache-clear", cwd=tmp_path)
+
+    assert again.status == 0, again.out
+    assert hosts.kept.every() == []
+    assert f"not sufficient for upload: {name} was not a fresh host: run" in again.out
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert verdict.status != 0, verdict.out
+    assert "was not a fresh host" in verdict.out
+
+    # What is not the same host any more is not taken for it; nor is it lost.
+    own_root.write_text(own_root.read_text() + "pids = 500\n")
+    assert command(sys.executable, *words, cwd=tmp_path).status == 1
+    assert shell(tmp_path, "touch /repaired").status == 0
+    own_root.write_text(own_root.read_text().replace("500", "501"))
+    changed = command(sys.executable, *words, "--lf", cwd=tmp_path)
+    assert changed.status == 1, changed.out
+    said = "a new host was started, though one was kept: its entry in the matrix was changed"
+    assert said in changed.out
+    assert len(hosts.kept.every()) == 2

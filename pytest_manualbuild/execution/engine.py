@@ -62,6 +62,8 @@ class Settings:
     """Hosts at a time; None: as many as there are, at most 16."""
     keep: str = NEVER
     """Which hosts stay after their tests: one of ``keeping.POLICIES``."""
+    reuse: bool = False
+    """Whether hosts that an earlier run kept are used instead of new ones, where that is safe."""
 
 
 @dataclass(kw_only=True)
@@ -77,6 +79,7 @@ class _Desk:
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     started: bool = False
+    reused: str = ""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -150,6 +153,7 @@ class Engine:
                 warnings=tuple(desk.warnings),
                 environments=dict(desk.environments),
                 phases_s=dict(desk.phases_s),
+                reused=desk.reused,
             )
             for name, desk in self._desks.items()
         )
@@ -225,14 +229,19 @@ class Engine:
             environments = [env for one in left for env in preparation.of(one)]
             with desk.phase("provision"):
                 desk.progress("starting")
-                connection = provider.start(host, self._run, environments, desk.progress)
-            stay = Stay(
-                policy=self._settings.keep,
-                host=host,
-                run=self._run,
-                image_digest=desk.facts.image_digest if desk.facts else None,
-                warn=desk.warnings.append,
-            )
+                stay = Stay(
+                    policy=self._settings.keep,
+                    host=host,
+                    run=self._run,
+                    image_digest=desk.facts.image_digest if desk.facts else None,
+                    warn=desk.warnings.append,
+                )
+                connection = None
+                if self._settings.reuse:
+                    connection = stay.resume(provider, environments, desk.progress)
+                if connection is None:
+                    connection = provider.start(host, self._run, environments, desk.progress)
+                desk.reused = desk.reused or stay.reused
             try:
                 while left and stay.clean:
                     with desk.phase("run"):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.execution import activation
 from pytest_manualbuild.hosts import kept
-from pytest_manualbuild.hosts.base import Connection
+from pytest_manualbuild.hosts.base import Connection, Progress, Provider
 from pytest_manualbuild.hosts.kept import Kept, KeptSection
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host, LinkedEnvironment, PlannedPackage
@@ -32,6 +33,53 @@ class Stay:
     """Whether the tests left the host as the next package may use it."""
     sections: list[KeptSection] = field(default_factory=list)
     _enter: dict[str, str] = field(default_factory=dict)
+    _resumed: Kept | None = None
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _stays: bool = False
+
+    @property
+    def reused(self) -> str:
+        """The run that had kept this very host; empty: it was started for this one."""
+        return self._resumed.run_id if self._resumed else ""
+
+    def resume(
+        self, provider: Provider, environments: Sequence[LinkedEnvironment], progress: Progress
+    ) -> Connection | None:
+        """Return a connection to the host that was kept last, if it may be used; else say why not.
+
+        The environments are fresh all the same. It is held, so that nobody else uses it, and
+        goes when this start ends, unless it is kept once more.
+        """
+        if not isinstance(provider, kept.Resumer):
+            return None
+        one = next((one for one in kept.every() if one.host.name == self.host.name), None)
+        if one is None:
+            return None
+        with contextlib.ExitStack() as stack:
+            try:
+                if why := self._unusable(one):
+                    self.warn(f"a new host was started, though one was kept: {why}")
+                    return None
+                stack.enter_context(kept.held(one))
+                connection = provider.resume(one, self.host, self.run, environments, progress)
+            except HostError as error:
+                self.warn(f"a new host was started, though one was kept: {error.problem}")
+                return None
+            self._resumed, self._held = one, stack.pop_all()
+        return connection
+
+    def _unusable(self, one: Kept) -> str:
+        if not one.clean:
+            return "its tests left it dirty"
+        if one.host != self.host:
+            return "its entry in the matrix was changed"
+        if self.host.isolation != "host":
+            return "the matrix wants a fresh host for each package"
+        if one.image_digest is None:
+            return "nothing says whether its root is still the same"
+        if one.image_digest != self.image_digest:
+            return "its image was changed"
+        return ""
 
     def ran(
         self,
@@ -61,6 +109,9 @@ class Stay:
             self.warn(f"it could not be kept: {error.problem}")
         finally:
             connection.close()
+            if self._resumed is not None and not self._stays:
+                self._resumed.record.unlink(missing_ok=True)
+            self._held.close()
 
     def _wanted(self) -> bool:
         failed = any(one.failed for one in self.sections)
@@ -76,8 +127,9 @@ class Stay:
         what = connection.keep()
         kept.write(
             Kept(
-                run_id=self.run.run_id,
-                name=kept.new_name(self.host),
+                # Its things carry the name of the run that made it.
+                run_id=self.reused or self.run.run_id,
+                name=self._resumed.name if self._resumed else kept.new_name(self.host),
                 host=self.host,
                 image_digest=self.image_digest,
                 at=datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -87,3 +139,4 @@ class Stay:
                 sections=tuple(self.sections),
             )
         )
+        self._stays = True

@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import select
 import shutil
-import socket
-import struct
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +20,8 @@ from typing import Any
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
-from pytest_manualbuild.framing import Stream
 from pytest_manualbuild.hosts import engines, facts, images, kept
+from pytest_manualbuild.hosts.attached import DockerTransport
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.runs import Run, cache_folder
@@ -32,9 +29,6 @@ from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
-_HEADER = struct.Struct(">BxxxL")
-_STDERR = 2  # the engine's number of that stream
-_CHUNK = 256 * 1024
 
 
 class DockerProvider:
@@ -128,6 +122,28 @@ class DockerProvider:
         argv = [program, *(["-H", url] if url else []), "exec", "-i", *["-t"] * terminal]
         yield Call(argv=(*argv, one.what["place"], *words), environment=os.environ)
 
+    def resume(
+        self,
+        one: Kept,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> DockerConnection:
+        """Talk to the kept container's shell again, and copy environments into it."""
+        wanted = tuple(environments)
+        connection = DockerConnection(host, run, "", (), again=one)
+        try:
+            with during("delivering"):
+                progress("copying the environments")
+                connection.clear(FOLDER)
+                connection.copy(wanted)
+                connection.check(wanted)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def remove(self, one: Kept, run: Run) -> list[str]:
         """Remove the kept container with its volumes, and the folders of its overlays."""
         with engines.engine(one.host, run) as client:
@@ -161,56 +177,18 @@ class _MountRefused(Exception):
     """The engine cannot mount an overlay here: the environment must be copied."""
 
 
-class DockerTransport:
-    """The attached streams of a container's main process."""
-
-    def __init__(self, stream: socket.socket, status: Iterator[str]) -> None:
-        self._socket = stream
-        self._buffer = b""
-        self._status = status
-        stream.settimeout(shells.START_S)
-
-    def send(self, data: bytes) -> None:
-        """Write to the shell."""
-        self._socket.sendall(data)
-
-    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
-        """Return what came from the shell, taken out of the engine's frames."""
-        if not select.select([self._socket], [], [], timeout_s)[0]:
-            return []
-        data = self._socket.recv(_CHUNK)
-        if not data:
-            raise EOFError
-        self._buffer += data
-        chunks: list[tuple[Stream, bytes]] = []
-        while len(self._buffer) >= _HEADER.size:
-            kind, size = _HEADER.unpack_from(self._buffer)
-            end = _HEADER.size + size
-            if len(self._buffer) < end:
-                break
-            chunks.append(
-                ("stderr" if kind == _STDERR else "stdout", self._buffer[_HEADER.size : end])
-            )
-            self._buffer = self._buffer[end:]
-        return chunks
-
-    def lost(self) -> str:
-        """Say what the engine says of the container."""
-        return next(self._status, "")
-
-    def close(self) -> None:
-        """Let go of the streams: the container's shell ends."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
 class DockerConnection(shells.ShellConnection):
     """A control shell that is the main process of a container."""
 
     def __init__(
-        self, host: Host, run: Run, image: str, environments: tuple[LinkedEnvironment, ...]
+        self,
+        host: Host,
+        run: Run,
+        image: str,
+        environments: tuple[LinkedEnvironment, ...],
+        again: Kept | None = None,
     ) -> None:
+        """Start a container with overlays of these environments, or go on with one ``again``."""
         import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
 
         self._host_name = host.name
@@ -220,42 +198,20 @@ class DockerConnection(shells.ShellConnection):
         self._docker: DockerTransport | None = None
         self._attached: Any = None
         self._id = ""
+        # Not the client's `containers`: it would inspect the container after making it.
+        api = self._client.api
         try:
-            mounts = [self._mount(run, host, one, docker) for one in environments]
-            # Not the client's `containers`: it would inspect the container after making it.
-            api = self._client.api
-            limits = api.create_host_config(
-                auto_remove=True,
-                init=True,
-                security_opt=["no-new-privileges:true"],
-                network_mode="bridge" if host.network else "none",
-                mem_limit=host.memory or MEMORY,
-                pids_limit=host.pids or PIDS,
-                # We read its streams; a log would keep all of it on the engine's disk as well.
-                log_config={"type": "none"},
-                mounts=mounts,
-            )
-            made = api.create_container_config(
-                image,
-                ["/bin/sh"],
-                labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
-                stdin_open=True,
-                tty=False,
-                user="0",
-                working_dir="/",
-                entrypoint="",
-                host_config=limits,
-            )
-            # A kept host outlives its shell's input; any other one ends with this process.
-            made["StdinOnce"] = not run.keeps
-            name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
-            self._id = api.create_container_from_config(made, name)["Id"]
+            if again is None:
+                mounts = [self._mount(run, host, one, docker) for one in environments]
+                self._id = self._create(run, host, image, mounts)
             attached = api.attach_socket(
-                self._id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+                again.what["place"] if again else self._id,
+                params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1},
             )
             self._attached = attached  # it owns the socket
             self._docker = DockerTransport(getattr(attached, "_sock", attached), self._statuses())
-            api.start(self._id)
+            if again is None:
+                api.start(self._id)
             super().__init__(
                 self._docker,
                 host=host.name,
@@ -263,6 +219,9 @@ class DockerConnection(shells.ShellConnection):
                 run_id=run.run_id,
                 also_kill=shells.KILL_ALL,
             )
+            if again is not None:  # until now it stays whatever happens
+                self._id = again.what["place"]
+                self._overlay = Path(again.what["folder"]) if again.what["folder"] else None
         except docker.errors.APIError as error:
             self.close()
             if environments and "mount" in str(error).lower():
@@ -277,6 +236,35 @@ class DockerConnection(shells.ShellConnection):
         except BaseException:
             self.close()
             raise
+
+    def _create(self, run: Run, host: Host, image: str, mounts: Sequence[Any]) -> str:
+        api = self._client.api
+        limits = api.create_host_config(
+            auto_remove=True,
+            init=True,
+            security_opt=["no-new-privileges:true"],
+            network_mode="bridge" if host.network else "none",
+            mem_limit=host.memory or MEMORY,
+            pids_limit=host.pids or PIDS,
+            # We read its streams; a log would keep all of it on the engine's disk as well.
+            log_config={"type": "none"},
+            mounts=list(mounts),
+        )
+        made = api.create_container_config(
+            image,
+            ["/bin/sh"],
+            labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
+            stdin_open=True,
+            tty=False,
+            user="0",
+            working_dir="/",
+            entrypoint="",
+            host_config=limits,
+        )
+        # A kept host outlives its shell's input; any other one ends with this process.
+        made["StdinOnce"] = not run.keeps
+        name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
+        return str(api.create_container_from_config(made, name)["Id"])
 
     def _mount(self, run: Run, host: Host, environment: LinkedEnvironment, docker: Any) -> Any:  # noqa: ANN401
         name = hashlib.sha256(environment.prefix.encode()).hexdigest()[:12]
@@ -308,6 +296,19 @@ class DockerConnection(shells.ShellConnection):
                 yield "The engine killed it: it used more memory than it may."
             yield f"The engine says that its container is {state.get('Status')}."
         yield "Its container is gone, or the engine does not answer."
+
+    def clear(self, folder: str) -> None:
+        """Remove all files below a folder; EnvironmentBroken if one stays."""
+        # Folders where something is mounted stay, and are empty.
+        script = (
+            f"find {folder} -depth -mindepth 1 -delete 2>/dev/null\n"
+            f'[ -z "$(find {folder} ! -type d)" ] && mkdir -p "$HOME" "$TMPDIR"\n'
+        )
+        if self.run(script, timeout_s=shells.PUT_S).exit_status != 0:
+            raise EnvironmentBroken(
+                f"{self._host_name}: what an earlier run left in {folder} cannot be removed.",
+                remedy="Remove the kept host: `manualbuild hosts sweep`.",
+            )
 
     def copy(self, environments: Iterable[LinkedEnvironment]) -> None:
         """Copy environments into the container, each as one archive."""

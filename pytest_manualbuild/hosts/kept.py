@@ -12,7 +12,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -20,8 +20,9 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from pytest_manualbuild.errors import HostUnavailable, ManualBuildError
+from pytest_manualbuild.hosts.base import Connection, Progress
 from pytest_manualbuild.hosts.runs import Run, cache_folder
-from pytest_manualbuild.model import Host
+from pytest_manualbuild.model import Host, LinkedEnvironment
 
 _RECORDS = "kept"
 _SETTLED = "settled"
@@ -103,7 +104,7 @@ class Keeper(Protocol):
     """A provider whose hosts can stay."""
 
     def call(
-        self, kept: Kept, run: Run, words: Sequence[str], *, terminal: bool
+        self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool
     ) -> contextlib.AbstractContextManager[Call]:
         """Give what runs these words on the kept host, with a terminal of their own or not.
 
@@ -111,8 +112,28 @@ class Keeper(Protocol):
         """
         ...
 
-    def remove(self, kept: Kept, run: Run) -> list[str]:
+    def remove(self, one: Kept, run: Run) -> list[str]:
         """Remove the kept host; say what was removed. HostUnavailable where its machine is away."""
+        ...
+
+
+@runtime_checkable
+class Resumer(Protocol):
+    """A provider that can make a kept host a host again; where it is a machine, that is no gain."""
+
+    def resume(
+        self,
+        one: Kept,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> Connection:
+        """Connect to the kept host, with fresh copies of these environments at their prefixes.
+
+        What tests left is removed, what people did elsewhere on it stays. The connection's
+        ``close`` removes the host. Raises HostUnavailable or EnvironmentBroken.
+        """
         ...
 
 

@@ -39,6 +39,8 @@ _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", 
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _ODD = frozenset(",:\\\n")  # mount options cannot hold these
 _END_S = 10.0
+_ROOT = "0"
+"""The view of the root itself among those of a host, which are numbered."""
 _UNPACK_S = 900
 
 
@@ -73,19 +75,7 @@ class RootfsProvider:
     ) -> RootfsConnection:
         """Start a control shell in overlays of the root and of each environment."""
         root, _ = _root(host, progress)
-        wanted = tuple(environments)
-        connection = RootfsConnection(host, run, root, wanted)
-        try:
-            with during("delivering"):
-                if not connection.has_folders([f"{one.prefix}/conda-meta" for one in wanted]):
-                    raise EnvironmentBroken(
-                        f"{host.name}: the environment did not arrive in the root.",
-                        remedy="Run again; if it stays so, report it with the kernel's version.",
-                    )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return _started(host, run, root, tuple(environments))
 
     def sweep(self, run: Run) -> list[str]:
         """Kill what is left of a run's processes; mounts end with them, folders with its record."""
@@ -115,6 +105,19 @@ class RootfsProvider:
         finally:
             group.close()
 
+    def resume(
+        self,
+        one: Kept,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> RootfsConnection:
+        """Go on in the kept view of the root, with fresh ones of environments."""
+        there(one)
+        root, _ = _root(host, progress)
+        return _started(host, run, root, tuple(environments), again=one)
+
     def remove(self, one: Kept, run: Run) -> list[str]:
         """Remove the kept views; nothing runs in them."""
         del run
@@ -126,13 +129,23 @@ class RootfsConnection(shells.ShellConnection):
     """A control shell in a root folder."""
 
     def __init__(
-        self, host: Host, run: Run, root: Path, environments: Sequence[LinkedEnvironment]
+        self,
+        host: Host,
+        run: Run,
+        root: Path,
+        environments: Sequence[LinkedEnvironment],
+        again: Kept | None = None,
     ) -> None:
+        """Shut a shell into a fresh view of the root, or into the kept one of ``again``."""
         base = run.folder / "rootfs"
         base.mkdir(exist_ok=True)
         group = f"manualbuild-{run.run_id[:12]}-{os.urandom(3).hex()}"
         run.expect("rootfs", host=host.name, group=group)
-        self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+        if again is None:
+            self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+        else:
+            self._own = Path(again.what["folder"])
+            _freshen(self._own)
         self._group = ControlGroup(group, memory=host.memory, pids=host.pids)
         self.notes = _notes(host, self._group)
         """What this way of making a host does not do, in sentences."""
@@ -219,6 +232,27 @@ def _overlay(folder: Path, lower: str) -> str:
     return shlex.join(["mount", "-t", "overlay", "overlay", "-o", options, view])
 
 
+def _started(
+    host: Host,
+    run: Run,
+    root: Path,
+    environments: Sequence[LinkedEnvironment],
+    again: Kept | None = None,
+) -> RootfsConnection:
+    connection = RootfsConnection(host, run, root, environments, again)
+    try:
+        with during("delivering"):
+            if not connection.has_folders([f"{one.prefix}/conda-meta" for one in environments]):
+                raise EnvironmentBroken(
+                    f"{host.name}: the environment did not arrive in the root.",
+                    remedy="Run again; if it stays so, report it with the kernel's version.",
+                )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _own_user() -> tuple[str, ...]:
     return () if os.geteuid() == 0 else ("--user", "--map-root-user")
 
@@ -296,6 +330,19 @@ def _unpacked(host: Host, tarball: Path, digest: str, progress: Progress) -> Pat
             finally:
                 _remove(fresh)
     return target
+
+
+def _freshen(own: Path) -> None:
+    """Remove what tests left in a kept root; what people did elsewhere in it stays."""
+    for folder in own.iterdir():
+        if folder.name != _ROOT:
+            _remove(folder)
+    _remove(own / _ROOT / "upper" / FOLDER.lstrip("/"))
+    if (own / _ROOT / "upper" / FOLDER.lstrip("/")).exists():
+        raise EnvironmentBroken(
+            f"{own}: what an earlier run left there cannot be removed.",
+            remedy="Remove the kept host: `manualbuild hosts sweep`.",
+        )
 
 
 def _remove(folder: Path) -> None:
