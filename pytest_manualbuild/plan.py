@@ -29,18 +29,25 @@ from pytest_manualbuild.model import (
     PlannedPackage,
     TestSection,
 )
+from pytest_manualbuild.recipe import own_tests as own
 
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
 def make(
-    recipe_folder: Path, artifacts: Path | None, matrix: Matrix, on: str | None = None
+    recipe_folder: Path,
+    artifacts: Path | None,
+    matrix: Matrix,
+    on: str | None = None,
+    *,
+    own_tests: bool = False,
 ) -> Plan:
     """Plan the checks of a recipe for the packages built from it.
 
     ``artifacts`` is where the packages are looked for (None: beside the recipe,
     see ``package.find``). ``on`` is a glob that selects hosts by name; what it
-    leaves out is left out of the plan's cells, not of its matrix.
+    leaves out is left out of the plan's cells, not of its matrix. With ``own_tests``
+    the test functions of the recipe's folder are part of it.
     Raises RecipeError, ArtifactError or MatrixError.
     """
     selected = matrices.select(matrix, on)
@@ -55,11 +62,12 @@ def make(
         PlannedPackage(
             artifact=artifact,
             label=label,
-            sections=output.sections,
-            checks=checks(output.sections),
+            sections=sections,
+            checks=checks(sections),
             needs=output.needs,
         )
         for (artifact, output), label in zip(planned, labels, strict=True)
+        for sections in [_with_own(folder, output.sections) if own_tests else output.sections]
     )
     return Plan(
         recipe=str(folder),
@@ -70,9 +78,16 @@ def make(
     )
 
 
-def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
-    """Return the tests of a package in a recipe; see ``output_of``."""
-    return output_of(folder, artifact).sections
+def sections_of(
+    folder: Path, artifact: Artifact, *, own_tests: bool = False
+) -> tuple[TestSection, ...]:
+    """Return the tests of a package in a recipe; see ``output_of`` and ``make``."""
+    sections = output_of(folder, artifact).sections
+    return _with_own(folder, sections) if own_tests else sections
+
+
+def _with_own(folder: Path, sections: tuple[TestSection, ...]) -> tuple[TestSection, ...]:
+    return (*sections, own.section(folder, sections[0]))
 
 
 def output_of(folder: Path, artifact: Artifact) -> Output:

@@ -68,6 +68,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds that one package's tests may take on one host (default: 7200)",
     )
     add(
+        "--recipe-tests",
+        dest="mb_recipe_tests",
+        action="store_true",
+        help="run the recipe's own tests/test_*.py as well: they run here, with your rights",
+    )
+    add(
         "--keep",
         dest="mb_keep",
         choices=("failed", "always", "never"),

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
+from pytest_manualbuild import __version__, evidence, hosts, matrix, narrowing, plan, show
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.execution.engine import Engine, Settings
@@ -26,6 +26,9 @@ from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
 from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
+
+if TYPE_CHECKING:
+    from pytest_manualbuild.recipe_tests import RecipeTests
 
 DEFAULT_CHANNEL = "conda-forge"
 _NOT_AGAIN = ("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-first", "--evidence=",
@@ -57,6 +60,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
             Path(option.mb_artifacts) if option.mb_artifacts else None,
             matrix.load(option.mb_matrix),
             option.mb_on,
+            own_tests=option.mb_recipe_tests,
         )
         return Controller(config, planned)
     except ManualBuildError as error:
@@ -99,6 +103,9 @@ class _Session:
         self._environments: Environments | None = None
         self._selected: list[Key] = []
         self.keeps = config.option.mb_keep != NEVER
+        self.functions: RecipeTests | None = None
+        if config.option.mb_recipe_tests:
+            self.functions = self._recipe_tests()
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
         if not config.option.collectonly and not getattr(config.option, "tx", None):
@@ -122,10 +129,31 @@ class _Session:
             ask=self.ask,
         )
         items[:] = session.genitems(root)
+        if self.functions is not None:
+            items += self.functions.items(session, root)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which checks were selected."""
         self._selected = [item.key for item in session.items if isinstance(item, CheckItem)]
+        if self.functions is not None:
+            self._selected += self.functions.select(session.items)
+
+    def _recipe_tests(self) -> RecipeTests:
+        """Return the plugin of the recipe's own test functions, registered."""
+        from pytest_manualbuild.recipe_tests import RecipeTests, Runner  # noqa: PLC0415 # rare
+
+        made = RecipeTests(
+            self.config,
+            self.plan,
+            Runner(
+                visit=lambda key: self.running(key).visit(*key[:2], self.waiting),
+                result=self.ask,
+                give=lambda result: self.running((result.host, "", "")).give(result),
+                check_s=self.config.option.mb_check_timeout,
+            ),
+        )
+        self.config.pluginmanager.register(made, "manualbuild-recipe-tests")
+        return made
 
     def environments(self) -> Environments:
         """Return what makes environments; its process was started when this was first asked."""
@@ -137,6 +165,10 @@ class _Session:
 
     def ask(self, key: Key) -> CheckResult:
         """Return the result of a check, running what must run for it."""
+        return self.running(key).result(key, self.waiting)
+
+    def running(self, key: Key) -> Engine:
+        """Return the engine, with the host of this check started."""
         if self.engine is None:
             option = self.config.option
             self.engine = Engine(
@@ -155,7 +187,7 @@ class _Session:
                 self._selected,
             )
         self.engine.start(self.hosts_to_start(key))
-        return self.engine.result(key, self.waiting)
+        return self.engine
 
     def hosts_to_start(self, key: Key) -> list[str] | None:
         """Say which hosts to start when this check is asked for; None: all."""
@@ -190,6 +222,7 @@ class Worker(_Session):
         """Start the host of this check alone: the others fall to other workers."""
         return [key[0]]
 
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Release the hosts, and tell the controller of them."""
         self.release()
@@ -259,7 +292,11 @@ class Controller(_Session):
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         """Note which checks the workers selected."""
-        self._selected = [self._keys[nodeid] for nodeid in ids if nodeid in self._keys]
+        keys = (self._keys.get(nodeid) or self._function(nodeid) for nodeid in ids)
+        self._selected = list(dict.fromkeys(key for key in keys if key is not None))
+
+    def _function(self, nodeid: str) -> Key | None:
+        return self.functions.key(nodeid) if self.functions is not None else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -310,7 +347,14 @@ class Controller(_Session):
         if self.engine is not None:
             self._records |= {record.name: record for record in self.engine.records()}
         selected = set(self._selected)
-        narrowed = self._narrowed(session, int(exitstatus), selected)
+        narrowed = narrowing.reasons(
+            session,
+            int(exitstatus),
+            planned=plan.expected(self.plan),
+            selected=selected,
+            results=self._results,
+            records=self._records.values(),
+        )
         results, status = evidence.conclude(
             self.plan, self._results, selected, pytest_status=int(exitstatus)
         )
@@ -355,33 +399,6 @@ class Controller(_Session):
             message = "The worker that tested it died."
             return HostRecord(name=name, state="lost", message=message)
         return HostRecord(name=name, state="never-reached")
-
-    def _narrowed(
-        self, session: pytest.Session, status: int, selected: set[Key]
-    ) -> tuple[str, ...]:
-        """Say in sentences why the run did not cover the plan, or the plan not the matrix."""
-        reasons = []
-        option = self.config.option
-        if option.mb_on is not None:
-            reasons.append(f"--on {option.mb_on} left out hosts of the matrix.")
-        left_out = len(self._keys) - len(selected)
-        if left_out:
-            reasons.append(
-                f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...)."
-            )
-        reasons += [
-            f"{record.name} was not a fresh host: run {record.reused[:12]} had kept it."
-            for record in self._records.values()
-            if record.reused
-        ]
-        unheard = sum(1 for key in selected if key not in self._results)
-        if session.shouldfail:
-            reasons.append(f"The run stopped early: {session.shouldfail} (-x).")
-        elif status == pytest.ExitCode.INTERRUPTED:
-            reasons.append("The run was interrupted.")
-        elif unheard:
-            reasons.append(f"{unheard} checks have no result: a worker crashed or the run was cut.")
-        return tuple(reasons)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the grid, what the gate would still want, and the hosts that were kept."""

@@ -27,6 +27,11 @@ def header(planned: Plan) -> list[str]:
         f"package: {package.artifact.key}  sha256 {package.artifact.sha256}"
         for package in planned.packages
     ]
+    files = {one for package in planned.packages for s in package.sections for one in s.modules}
+    lines += [
+        f"recipe test, runs on this machine: {one.path}  sha256 {one.sha256}"
+        for one in sorted(files, key=lambda one: one.path)
+    ]
     names = (
         ", ".join(dict.fromkeys(cell.host for cell in planned.cells)) or "none for these packages"
     )

@@ -30,6 +30,7 @@ from pytest_manualbuild.execution.keeping import NEVER, Stay
 from pytest_manualbuild.execution.ready import INTERNET, Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
 from pytest_manualbuild.execution.section import Limits, SectionRun
+from pytest_manualbuild.execution.visit import Visit, visit
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.runs import Run
@@ -80,6 +81,10 @@ class _Desk:
     phases_s: dict[str, float] = field(default_factory=dict)
     started: bool = False
     reused: str = ""
+    done: threading.Event = field(default_factory=threading.Event)
+    preparation: Preparation | None = None
+    visits: dict[str, Section] = field(default_factory=dict)
+    """What the recipe's own test functions need, by package key."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -135,6 +140,50 @@ class Engine:
             except TimeoutError:
                 if waiting is not None:
                     waiting(self.status())
+
+    @contextmanager
+    def visit(
+        self, name: str, package: str, waiting: Callable[[str], None] | None = None
+    ) -> Iterator[Visit | None]:
+        """Give a host for a package's test functions, once its other tests are over.
+
+        None: they have their results already, as none of them can run. ``give`` takes those of
+        the others.
+        """
+        desk = self._desks[name]
+        while not desk.done.wait(0.5):
+            if waiting is not None:
+                waiting(self.status())
+        preparation, section = desk.preparation, desk.visits.get(package)
+        if preparation is None or section is None:
+            yield None
+            return
+        online = desk.host.network or INTERNET in section.planned.needs
+        host = replace(desk.host, network=online)
+        keys = [(name, package, check.name) for check in section.planned.checks]
+        place = self._place(host, preparation, section)
+
+        def failed() -> bool:
+            given = [self._futures[key] for key in keys if key in self._futures]
+            bad = {Outcome.FAILED, Outcome.ERROR}
+            return any(one.done() and one.result().outcome in bad for one in given)
+
+        with (
+            limits.turn(host, self._stop.is_set, desk.progress),
+            visit(
+                preparation,
+                section,
+                self._stay(desk, host),
+                place,
+                self._settings.limits,
+                failed,
+            ) as there,
+        ):
+            yield there
+
+    def give(self, given: CheckResult) -> None:
+        """Take the result of a test function."""
+        self._give(given)
 
     def status(self) -> str:
         """Return in one line what the hosts are doing that are not done."""
@@ -192,6 +241,7 @@ class Engine:
             self._all_broken(host, packages, fault)
         finally:
             desk.doing = "done"
+            desk.done.set()
 
     def _packages(self, desk: _Desk, packages: Sequence[PlannedPackage]) -> None:
         host = desk.host
@@ -212,6 +262,11 @@ class Engine:
         )
         with desk.phase("environment"):
             ready = preparation.ready(packages)
+        desk.preparation = preparation
+        desk.visits = {
+            one.planned.artifact.key: one for group in ready for one in group if one.visited
+        }
+        ready = [[one for one in group if not one.visited] for group in ready]
         together = [list(chain(*ready))] if host.isolation == "host" else ready
         for number, (batch, online) in enumerate(_by_network(host, together)):
             # What was linked in place for a later batch went away with the one before.
@@ -229,13 +284,7 @@ class Engine:
             environments = [env for one in left for env in preparation.of(one)]
             with desk.phase("provision"):
                 desk.progress("starting")
-                stay = Stay(
-                    policy=self._settings.keep,
-                    host=host,
-                    run=self._run,
-                    image_digest=desk.facts.image_digest if desk.facts else None,
-                    warn=desk.warnings.append,
-                )
+                stay = self._stay(desk, host)
                 connection = None
                 if self._settings.reuse:
                     connection = stay.resume(provider, environments, desk.progress)
@@ -252,6 +301,23 @@ class Engine:
             with desk.phase("environment"):
                 # Those that were linked in place went away with the host.
                 left = [one for one in left if preparation.link(one)]
+
+    def _stay(self, desk: _Desk, host: Host) -> Stay:
+        return Stay(
+            policy=self._settings.keep,
+            host=host,
+            run=self._run,
+            image_digest=desk.facts.image_digest if desk.facts else None,
+            warn=desk.warnings.append,
+        )
+
+    def _place(self, host: Host, preparation: Preparation, section: Section) -> Place:
+        return Place(
+            host=host.name,
+            folder=preparation.placement(section).root,
+            logs=self._settings.evidence / "logs" / host.name / section.logs,
+            evidence=self._settings.evidence,
+        )
 
     def _section(
         self,
@@ -273,16 +339,11 @@ class Engine:
             section.give(given)
 
         environment, *build = environments = preparation.of(section)
-        folder = preparation.placement(section).root
+        place = self._place(host, preparation, section)
         run = SectionRun(
             planned,
             environment,
-            Place(
-                host=host.name,
-                folder=folder,
-                logs=self._settings.evidence / "logs" / host.name / section.logs,
-                evidence=self._settings.evidence,
-            ),
+            place,
             give,
             limits=self._settings.limits,
             stopped=self._stop.is_set,
@@ -307,7 +368,7 @@ class Engine:
                     result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
                 )
         finally:
-            stay.ran(planned, environments, folder, failed=failed)
+            stay.ran(planned, environments, place.folder, failed=failed)
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = cause_of(error)

@@ -100,6 +100,9 @@ def hosts(evidence: Evidence) -> Iterator[Reason]:
     names = [host.name for host in evidence.plan.matrix.hosts]
     if sorted(records) != sorted(names) or len(records) != len(evidence.hosts):
         yield reject("The evidence does not describe each host of the matrix once.")
+    for one in evidence.hosts:
+        if one.reused:
+            yield reject(f"{one.name} was not a fresh host: run {one.reused[:12]} kept it.")
     for planned in evidence.plan.packages:
         passed = [
             result.host
