@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from pytest_manualbuild.checks import INSTALL
 from pytest_manualbuild.errors import HostError, HostLost
-from pytest_manualbuild.execution import activation
+from pytest_manualbuild.execution import activation, display
+from pytest_manualbuild.execution.display import Display
 from pytest_manualbuild.execution.keeping import Stay
 from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
@@ -38,6 +39,8 @@ class Visit:
     environment: LinkedEnvironment
     connection: Connection
     """Whose ``run`` has the environment active, in the folder of the tests."""
+    display: Display | None
+    """The display of a package that needs one."""
 
 
 class _Active:
@@ -75,8 +78,11 @@ def visit(
         return
     folder, environments = place.folder, preparation.of(section)
     try:
-        yield _entered(connection, section, stay, place, limits, environments)
+        there = _entered(connection, section, stay, place, limits, environments)
+        yield there
         with contextlib.suppress(HostLost):
+            if there is not None and there.display is not None:
+                there.display.stop(connection)
             connection.settle()
             stay.clean = True
     finally:
@@ -117,7 +123,9 @@ def _entered(
     )
     try:
         run.run(connection, {})
-        enter = activation.enter(planned, environment, None, place.folder, stay.host.name)
+        shown = display.start(connection, planned, stay.host.name)
+        enter = shown.known if shown else ""
+        enter += activation.enter(planned, environment, None, place.folder, stay.host.name)
         connection.put(place.folder, {ENTER: enter.encode()})
     except HostError as error:
         _all(section, stay.host, error)
@@ -128,7 +136,11 @@ def _entered(
         return None
     active: Connection = _Active(connection, place.folder)  # type: ignore[assignment] # by getattr
     return Visit(
-        host=stay.host, package=planned.artifact, environment=environment, connection=active
+        host=stay.host,
+        package=planned.artifact,
+        environment=environment,
+        connection=active,
+        display=shown,
     )
 
 
