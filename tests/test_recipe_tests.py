@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,28 @@ def test_where_the_environment_cannot_be_made_no_function_passes(tmp_path: Path)
     assert ran.status == 1, ran.out
     found = results(tmp_path / "manualbuild-report")
     assert found["here", "tests/test_odd.py::test_a"] == ("failed", "exit-status")
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_a_host_that_a_function_loses_is_an_error(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "def test_first(manual_host, prefix):\n"
+        "    assert manual_host.check_output('echo $ODD $PREFIX') == f'active {prefix}'\n\n"
+        "def test_killer(manual_host):\n    manual_host.run('kill -9 -1')\n\n"
+        "def test_late(manual_host):\n    assert manual_host.run('true').rc == 0\n",
+    )
+    (tmp_path / "two.toml").write_text(
+        f'[hosts.lost-{os.getpid()}]\nkind = "docker"\nsubdir = "linux-64"\n'
+        'image = "manualbuild/debian-12:test"\n'
+    )
+
+    ran = run(tmp_path, "--keep", "failed")
+
+    assert ran.status == 16, ran.out
+    found = {key[1]: said for key, said in results(tmp_path / "manualbuild-report").items()}
+    assert found["tests/test_odd.py::test_first"] == ("passed", "ok")
+    assert found["tests/test_odd.py::test_killer"] == ("error", "host-lost")
+    assert found["tests/test_odd.py::test_late"] == ("error", "host-lost")
+    assert "it could not be kept" in ran.out
