@@ -30,7 +30,10 @@ from pytest_manualbuild.model import (
     TestSection,
 )
 from pytest_manualbuild.recipe import own_tests as own
+from pytest_manualbuild.recipe.folder import folder_sha256
 
+Rendered = dict[tuple[object, ...], tuple[Output, ...]]
+"""The outputs of one recipe by subdir, file of variants and variant."""
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
@@ -54,8 +57,10 @@ def make(
     # The recipe first: without one there is nothing to look for packages of.
     folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
+    rendered: Rendered = {}
     planned = [
-        (artifact, output_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, output_of(folder, artifact, rendered))
+        for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
@@ -71,7 +76,7 @@ def make(
     )
     return Plan(
         recipe=str(folder),
-        recipe_sha256=recipe.folder_sha256(folder),
+        recipe_sha256=folder_sha256(folder),
         matrix=matrix,
         packages=packages,
         cells=cells(selected, [artifact for artifact, _ in planned]),
@@ -90,18 +95,24 @@ def _with_own(folder: Path, sections: tuple[TestSection, ...]) -> tuple[TestSect
     return (*sections, own.section(folder, sections[0]))
 
 
-def output_of(folder: Path, artifact: Artifact) -> Output:
+def output_of(folder: Path, artifact: Artifact, rendered: Rendered | None = None) -> Output:
     """Render the recipe with the package's variant; return the output that it is.
 
+    ``rendered`` keeps what the recipe gives, for other packages of the same variant.
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
     """
     config = package.member(Path(artifact.path), "info/recipe/conda_build_config.yaml") or b""
-    outputs = recipe.load(
-        folder,
-        subdir=artifact.subdir,
-        variant=_variant(artifact),
-        config=config.decode(errors="replace"),
-    ).outputs
+    variant = _variant(artifact)
+    rendered = {} if rendered is None else rendered
+    key = (artifact.subdir, config, *sorted(variant.items()))
+    if key not in rendered:
+        rendered[key] = recipe.load(
+            folder,
+            subdir=artifact.subdir,
+            variant=variant,
+            config=config.decode(errors="replace"),
+        ).outputs
+    outputs = rendered[key]
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             return _checked(output, artifact)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,19 +55,33 @@ def begin(config: pytest.Config) -> Controller | Worker:
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
+    environments = _environments(config)
     try:
+        asked = matrix.load(option.mb_matrix)
+        # Meanwhile the plan waits for the process that renders the recipe.
+        kinds = {host.kind for host in asked.hosts}
+        Thread(target=hosts.load, args=(kinds,), daemon=True).start()
         planned = plan.make(
             Path(option.mb_recipe),
             Path(option.mb_artifacts) if option.mb_artifacts else None,
-            matrix.load(option.mb_matrix),
+            asked,
             option.mb_on,
             own_tests=option.mb_recipe_tests,
         )
-        return Controller(config, planned)
-    except ManualBuildError as error:
-        raise pytest.UsageError(str(error)) from error
-    except OSError as error:
-        raise pytest.UsageError(str(of_system(error))) from error
+        return Controller(config, planned, environments)
+    except (ManualBuildError, OSError) as error:
+        environments.close()
+        known = error if isinstance(error, ManualBuildError) else of_system(error)
+        raise pytest.UsageError(str(known)) from error
+
+
+def _environments(config: pytest.Config) -> Environments:
+    """Return what makes environments; its process loads py-rattler while this one goes on."""
+    option = config.option
+    made = Environments(cache_folder(), tuple(option.mb_channels or (DEFAULT_CHANNEL,)))
+    if not option.collectonly and not getattr(option, "tx", None):
+        made.start()
+    return made
 
 
 def number_of_hosts(config: pytest.Config) -> int:
@@ -93,14 +108,20 @@ class _Session:
     """What controller and workers have in common: items, and an engine when one is needed."""
 
     def __init__(
-        self, config: pytest.Config, planned: Plan, folder: Path, command: Sequence[str]
+        self,
+        config: pytest.Config,
+        planned: Plan,
+        environments: Environments,
+        *,
+        folder: Path,
+        command: Sequence[str],
     ) -> None:
         self.command = command
         self.config = config
         self.plan = planned
         self.folder = folder
         self.engine: Engine | None = None
-        self._environments: Environments | None = None
+        self._environments = environments
         self._selected: list[Key] = []
         self.keeps = config.option.mb_keep != NEVER
         self.functions: RecipeTests | None = None
@@ -108,8 +129,6 @@ class _Session:
             self.functions = self._recipe_tests()
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
-        if not config.option.collectonly and not getattr(config.option, "tx", None):
-            self.environments()  # its process loads py-rattler while this one goes on
 
     def run(self) -> Run:
         """Return the run that hosts belong to."""
@@ -155,14 +174,6 @@ class _Session:
         self.config.pluginmanager.register(made, "manualbuild-recipe-tests")
         return made
 
-    def environments(self) -> Environments:
-        """Return what makes environments; its process was started when this was first asked."""
-        if self._environments is None:
-            channels = tuple(self.config.option.mb_channels or (DEFAULT_CHANNEL,))
-            self._environments = Environments(cache_folder(), channels)
-            self._environments.start()
-        return self._environments
-
     def ask(self, key: Key) -> CheckResult:
         """Return the result of a check, running what must run for it."""
         return self.running(key).result(key, self.waiting)
@@ -173,7 +184,7 @@ class _Session:
             option = self.config.option
             self.engine = Engine(
                 self.plan,
-                self.environments(),
+                self._environments,
                 self.run(),
                 Settings(
                     evidence=self.folder,
@@ -200,9 +211,7 @@ class _Session:
         """Release the hosts and the solver; safe to call twice."""
         if self.engine is not None:
             self.engine.close()
-        if self._environments is not None:
-            self._environments.close()
-            self._environments = None
+        self._environments.close()
 
 
 class Worker(_Session):
@@ -210,7 +219,11 @@ class Worker(_Session):
 
     def __init__(self, config: pytest.Config, given: dict[str, Any]) -> None:
         super().__init__(
-            config, plan.from_json(given["plan"]), Path(given["folder"]), given["command"]
+            config,
+            plan.from_json(given["plan"]),
+            _environments(config),
+            folder=Path(given["folder"]),
+            command=given["command"],
         )
         self._run_id = str(given["run_id"])
 
@@ -237,9 +250,15 @@ class Worker(_Session):
 class Controller(_Session):
     """The process that the user started: records results and writes the evidence."""
 
-    def __init__(self, config: pytest.Config, planned: Plan) -> None:
-        command = [*_again(map(str, config.invocation_params.args), config.option.mb_evidence)]
-        super().__init__(config, planned, Path(config.option.mb_evidence).absolute(), command)
+    def __init__(self, config: pytest.Config, planned: Plan, environments: Environments) -> None:
+        evidence_given = config.option.mb_evidence
+        super().__init__(
+            config,
+            planned,
+            environments,
+            folder=Path(evidence_given).absolute(),
+            command=[*_again(map(str, config.invocation_params.args), evidence_given)],
+        )
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None
         self._journal: evidence.Journal | None = None

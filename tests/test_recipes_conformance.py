@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ LANGUAGES = {"python": (".py",), "r": (".r",), "shell": (".sh", ".bat")}
 SHELL = {"run_test.sh": ".sh", "run_test.bat": ".bat"}
 
 
+@functools.cache
 def ours(folder: Path, subdir: str) -> tuple[Output, ...]:
     source = json.loads((folder / "source.json").read_text())
     configs = [folder / name for name in source.get("variant_files", {}).get(subdir, ())]

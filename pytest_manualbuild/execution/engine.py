@@ -47,6 +47,8 @@ from pytest_manualbuild.model import (
 )
 
 MOST_JOBS = 16
+_SOON_S, _NOW_AND_THEN_S = 0.1, 0.5
+"""When a wait first tells what is going on, and how often from then on."""
 _DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}
 """What an error says of the phase in which it came up."""
 Key = tuple[str, str, str]
@@ -134,12 +136,14 @@ class Engine:
     def result(self, key: Key, waiting: Callable[[str], None] | None = None) -> CheckResult:
         """Wait for a result; ``waiting`` is told now and then what its host is doing."""
         future = self._futures[key]
+        patience_s = _SOON_S
         while True:
             try:
-                return future.result(timeout=0.5)
+                return future.result(timeout=patience_s)
             except TimeoutError:
                 if waiting is not None:
                     waiting(self.status())
+                patience_s = _NOW_AND_THEN_S
 
     @contextmanager
     def visit(

@@ -18,7 +18,8 @@ from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Verdict
 from pytest_manualbuild.model import Artifact, PlannedPackage
-from pytest_manualbuild.recipe import folder_sha256, rattler_tests
+from pytest_manualbuild.recipe import rattler_tests
+from pytest_manualbuild.recipe.folder import folder_sha256
 from pytest_manualbuild.reports import junit
 
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_manualbuild.errors import RecipeError
-from pytest_manualbuild.recipe import meta_yaml, recipe_yaml
-from pytest_manualbuild.recipe.folder import folder_sha256
-from pytest_manualbuild.recipe.meta_yaml import Recipe
 from pytest_manualbuild.recipe.renderer import renderer
 
-FILES = ("meta.yaml", recipe_yaml.FILE)
-"""In a folder that holds both the first one counts: conda-build takes it, and never looks on."""
+if TYPE_CHECKING:
+    from pytest_manualbuild.recipe.meta_yaml import Recipe
 
-__all__ = ["FILES", "Recipe", "file", "folder_sha256", "load", "prepare"]
+FILES = ("meta.yaml", "recipe.yaml")
+"""In a folder that holds both the first one counts: conda-build takes it, and never looks on."""
 
 
 def load(
-    folder: Path,
+    given: Path,
     *,
     subdir: str,
     variant: Mapping[str, str] | None = None,
@@ -36,8 +35,11 @@ def load(
     the variants that the recipe itself brings. ``config``, ``configs`` and ``exclusive`` are
     variant files; see ``meta_yaml.load``. Raises RecipeError, naming file and line.
     """
-    path = file(folder)
-    if path.name != recipe_yaml.FILE:
+    # Here, so that `prepare` has the process started before this one imports all that.
+    from pytest_manualbuild.recipe import folder, meta_yaml, recipe_yaml  # noqa: PLC0415
+
+    path = file(given)
+    if path.name == FILES[0]:
         return meta_yaml.load(
             path.parent,
             subdir=subdir,
@@ -47,9 +49,9 @@ def load(
             exclusive=exclusive,
         )
     subdir = "linux-64" if subdir == "noarch" else subdir
-    return Recipe(
+    return meta_yaml.Recipe(
         folder=path.parent,
-        sha256=folder_sha256(path.parent),
+        sha256=folder.folder_sha256(path.parent),
         outputs=recipe_yaml.outputs(path, subdir, variant, configs=configs, exclusive=exclusive),
     )
 

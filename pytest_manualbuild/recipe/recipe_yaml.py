@@ -20,7 +20,6 @@ from pytest_manualbuild.model import Output
 from pytest_manualbuild.recipe import rattler_tests
 from pytest_manualbuild.recipe.needs import needs
 
-FILE = "recipe.yaml"
 VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
 """Taken where they lie beside a recipe; of both, the later one wins, as in rattler-build."""
 MOST_BYTES = 1024 * 1024
