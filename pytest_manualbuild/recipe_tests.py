@@ -14,23 +14,23 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
 
+from pytest_manualbuild import recipe_fixtures
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.execution.ready import cause_of
 from pytest_manualbuild.execution.visit import Visit
-from pytest_manualbuild.hosts.testinfra_backend import testinfra_host
-from pytest_manualbuild.model import Artifact, Cause, CheckResult, Outcome, Plan
+from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan
 from pytest_manualbuild.nodes import PROPERTY, RecipeNode
+from pytest_manualbuild.recipe_fixtures import CELL
 from pytest_manualbuild.reports.text import tail
 
-CELL = "_manualbuild_cell"
 Key = tuple[str, str, str]
 _CASE = re.compile(r"^[^:]+::(?P<check>tests/[^\[]+)\[(?P<host>[^/\[\]]+)/(?P<label>[^/]+)/")
 _MOST_TEXT = 64 * 1024
@@ -54,6 +54,7 @@ class RecipeTests:
 
     def __init__(self, config: pytest.Config, plan: Plan, runner: Runner) -> None:
         """Import nothing yet."""
+        config.pluginmanager.register(recipe_fixtures, "manualbuild-recipe-fixtures")
         # One file of that name may be in many recipes; and none is to be written into them.
         config.option.importmode = "importlib"
         sys.dont_write_bytecode = True
@@ -68,6 +69,7 @@ class RecipeTests:
         }
         self._made: Counter[Key] = Counter()
         self._selected: Counter[Key] = Counter()
+        self._here: Visit | None = None
         self._over: Counter[Key] = Counter()
         self._cases: dict[Key, dict[str, CheckResult]] = {}
 
@@ -129,41 +131,27 @@ class RecipeTests:
                 scope="session",
             )
 
-    @pytest.fixture(name=CELL, scope="session", autouse=True)
-    def _cell(self, request: pytest.FixtureRequest) -> Iterator[Visit | None]:
-        host, package = request.param
+    @contextmanager
+    def visit(self, host: str, package: str) -> Iterator[Visit | None]:
+        """Give a host to the functions that come next; None where they cannot run."""
         with self._runner.visit((host, package, "")) as there:
-            yield there
+            self._here = there
+            try:
+                yield there
+            finally:
+                self._here = None
 
-    @pytest.fixture(autouse=True)
-    def _there(self, request: pytest.FixtureRequest, _manualbuild_cell: Visit | None) -> Visit:
-        """Say why a function cannot run, where its host or environment could not be made."""
-        if _manualbuild_cell is not None:
-            return _manualbuild_cell
-        key = self.key(request.node.nodeid)
+    def tell(self, item: pytest.Item) -> NoReturn:
+        """End a function with the result that it has, as its host or environment is not there."""
+        key = self.key(item.nodeid)
         if key is None:  # never: whoever is here has a host
             pytest.fail("This function has no host.", pytrace=False)
         result = self._runner.result(key)
-        request.node.stash[_GIVEN] = result
+        item.stash[_GIVEN] = result
         why = f"{result.cause}: {result.message}"
         if result.outcome is Outcome.SKIPPED:
             pytest.skip(why)
         pytest.fail(why, pytrace=False)
-
-    @pytest.fixture
-    def manual_host(self, _there: Visit) -> Any:  # noqa: ANN401 # testinfra publishes no types
-        """A testinfra host: its commands run on the host under test, the environment active."""
-        return testinfra_host(_there.host.name, _there.connection)
-
-    @pytest.fixture
-    def package(self, _there: Visit) -> Artifact:
-        """The package under test."""
-        return _there.package
-
-    @pytest.fixture
-    def prefix(self, _there: Visit) -> str:
-        """The folder of its environment, on the host."""
-        return _there.environment.prefix
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -176,7 +164,7 @@ class RecipeTests:
             raise _TookTooLong(f"It ran longer than {limit_s:g} s.")
 
         before = signal.signal(signal.SIGALRM, end)
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        signal.setitimer(signal.ITIMER_REAL, limit_s, limit_s)
         try:
             return (yield)
         finally:
@@ -195,6 +183,8 @@ class RecipeTests:
         cases = self._cases.setdefault(key, {})
         before = cases.get(item.nodeid)
         case = item.stash.get(_GIVEN, None) or _case(key, report, call)
+        if self._here is not None and case.outcome in {Outcome.FAILED, Outcome.ERROR}:
+            self._here.failures.append(item.nodeid)
         if before is None or _WORST.index(case.outcome) < _WORST.index(before.outcome):
             cases[item.nodeid] = case
         if report.when == "call":
@@ -224,8 +214,8 @@ class RecipeTests:
         return replace(worst, duration_s=took_s)
 
 
-class _TookTooLong(Exception):
-    """A function was ended."""
+class _TookTooLong(BaseException):
+    """A function was ended, whatever exceptions it catches."""
 
 
 _GIVEN: pytest.StashKey[CheckResult] = pytest.StashKey()

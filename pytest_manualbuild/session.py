@@ -159,7 +159,8 @@ class _Session:
 
     def _recipe_tests(self) -> RecipeTests:
         """Return the plugin of the recipe's own test functions, registered."""
-        from pytest_manualbuild.recipe_tests import RecipeTests, Runner  # noqa: PLC0415 # rare
+        from pytest_manualbuild.recipe_fixtures import NAME  # noqa: PLC0415 # testinfra is slow
+        from pytest_manualbuild.recipe_tests import RecipeTests, Runner  # noqa: PLC0415
 
         made = RecipeTests(
             self.config,
@@ -171,7 +172,7 @@ class _Session:
                 check_s=self.config.option.mb_check_timeout,
             ),
         )
-        self.config.pluginmanager.register(made, "manualbuild-recipe-tests")
+        self.config.pluginmanager.register(made, NAME)
         return made
 
     def ask(self, key: Key) -> CheckResult:

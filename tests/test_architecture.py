@@ -25,6 +25,7 @@ ROAD = [
         "nodes",
         "narrowing",
         "recipe_tests",
+        "recipe_fixtures",
         "show",
         "session",
         "plugin",

@@ -188,8 +188,11 @@ def test_a_host_in_use_is_not_removed_and_one_of_a_killed_run_is(tmp_path: Path)
 
 
 @pytest.fixture(params=["rootfs", pytest.param("docker", marks=pytest.mark.docker)])
-def own_root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def own_root(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A matrix of one host whose root is its own, and known by a digest."""
+    monkeypatch.setenv("MANUALBUILD_CACHE", str(tmp_path / "cache"))
     if request.param == "docker":
         request.getfixturevalue("engine")
         line = 'image = "manualbuild/debian-12:test"'

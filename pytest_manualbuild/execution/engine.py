@@ -165,7 +165,7 @@ class Engine:
         online = desk.host.network or INTERNET in section.planned.needs
         host = replace(desk.host, network=online)
         keys = [(name, package, check.name) for check in section.planned.checks]
-        place = self._place(host, preparation, section)
+        place, stay = self._place(host, preparation, section), self._stay(desk, host)
 
         def failed() -> bool:
             given = [self._futures[key] for key in keys if key in self._futures]
@@ -177,12 +177,13 @@ class Engine:
             visit(
                 preparation,
                 section,
-                self._stay(desk, host),
+                stay,
                 place,
                 self._settings.limits,
                 failed,
             ) as there,
         ):
+            desk.reused = desk.reused or stay.reused
             yield there
 
     def give(self, given: CheckResult) -> None:
@@ -289,11 +290,8 @@ class Engine:
             with desk.phase("provision"):
                 desk.progress("starting")
                 stay = self._stay(desk, host)
-                connection = None
-                if self._settings.reuse:
-                    connection = stay.resume(provider, environments, desk.progress)
-                if connection is None:
-                    connection = provider.start(host, self._run, environments, desk.progress)
+                planned = [one.planned for one in left]
+                connection = stay.start(provider, environments, desk.progress, planned)
                 desk.reused = desk.reused or stay.reused
             try:
                 while left and stay.clean:
@@ -309,6 +307,7 @@ class Engine:
     def _stay(self, desk: _Desk, host: Host) -> Stay:
         return Stay(
             policy=self._settings.keep,
+            reuse=self._settings.reuse,
             host=host,
             run=self._run,
             image_digest=desk.facts.image_digest if desk.facts else None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.execution import activation
 from pytest_manualbuild.hosts import kept
@@ -25,6 +26,8 @@ class Stay:
     """One start of a host, from its first test section to its end."""
 
     policy: str
+    reuse: bool
+    """Whether a host that an earlier run kept may be used."""
     host: Host
     run: Run
     image_digest: str | None
@@ -42,17 +45,42 @@ class Stay:
         """The run that had kept this very host; empty: it was started for this one."""
         return self._resumed.run_id if self._resumed else ""
 
-    def resume(
-        self, provider: Provider, environments: Sequence[LinkedEnvironment], progress: Progress
+    def start(
+        self,
+        provider: Provider,
+        environments: Sequence[LinkedEnvironment],
+        progress: Progress,
+        planned: Sequence[PlannedPackage],
+    ) -> Connection:
+        """Start the host, or go on with the kept one that it may be, for these test sections."""
+        resumed = self._resume(provider, environments, progress, planned) if self.reuse else None
+        return resumed or provider.start(self.host, self.run, environments, progress)
+
+    def _resume(
+        self,
+        provider: Provider,
+        environments: Sequence[LinkedEnvironment],
+        progress: Progress,
+        planned: Iterable[PlannedPackage],
     ) -> Connection | None:
         """Return a connection to the host that was kept last, if it may be used; else say why not.
 
+        It must have been kept after one of the test sections that are ``planned`` for it now.
         The environments are fresh all the same. It is held, so that nobody else uses it, and
         goes when this start ends, unless it is kept once more.
         """
         if not isinstance(provider, kept.Resumer):
             return None
-        one = next((one for one in kept.every() if one.host.name == self.host.name), None)
+        names = {_name(one) for one in planned}
+        one = next(
+            (
+                one
+                for one in kept.every()
+                if one.host.name == self.host.name
+                and any(section.package in names for section in one.sections)
+            ),
+            None,
+        )
         if one is None:
             return None
         with contextlib.ExitStack() as stack:
@@ -92,9 +120,7 @@ class Stay:
         """Note a test section that ran in that folder, in environments that are there."""
         if self.policy == NEVER:
             return
-        (section,) = planned.sections
-        name = f"{planned.label} {section.label}".rstrip()
-        self.sections.append(KeptSection(package=name, folder=folder, failed=failed))
+        self.sections.append(KeptSection(package=_name(planned), folder=folder, failed=failed))
         environment, *build = environments
         self._enter[folder] = activation.enter(
             planned, environment, build[0] if build else None, folder, self.host.name
@@ -118,7 +144,8 @@ class Stay:
         return bool(self.sections) and (self.policy == ALWAYS or failed)
 
     def _keep(self, connection: Connection) -> None:
-        if not isinstance(connection, kept.Keepable):
+        keeper = hosts.provider(self.host.kind)
+        if not isinstance(connection, kept.Keepable) or not isinstance(keeper, kept.Keeper):
             self.warn(f"hosts of kind {self.host.kind!r} cannot be kept by this version")
             return
         for folder, text in self._enter.items():
@@ -140,3 +167,8 @@ class Stay:
             )
         )
         self._stays = True
+
+
+def _name(planned: PlannedPackage) -> str:
+    (section,) = planned.sections
+    return f"{planned.label} {section.label}".rstrip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pytest_manualbuild.checks import INSTALL
 from pytest_manualbuild.errors import HostError, HostLost
@@ -41,6 +41,8 @@ class Visit:
     """Whose ``run`` has the environment active, in the folder of the tests."""
     display: Display | None
     """The display of a package that needs one."""
+    failures: list[str] = field(default_factory=list)
+    """What failed during the visit; whoever runs the functions adds to it."""
 
 
 class _Active:
@@ -77,6 +79,7 @@ def visit(
         yield None
         return
     folder, environments = place.folder, preparation.of(section)
+    there = None
     try:
         there = _entered(connection, section, stay, place, limits, environments)
         yield there
@@ -86,7 +89,12 @@ def visit(
             connection.settle()
             stay.clean = True
     finally:
-        stay.ran(section.planned, environments, folder, failed=failed())
+        stay.ran(
+            section.planned,
+            environments,
+            folder,
+            failed=bool(there.failures) if there else failed(),
+        )
         stay.end(connection)
 
 
@@ -95,9 +103,7 @@ def _start(preparation: Preparation, section: Section, stay: Stay) -> Connection
     if not preparation.link(section):
         return None
     environments = preparation.of(section)
-    return preparation.provider.start(
-        stay.host, preparation.run, environments, preparation.progress
-    )
+    return stay.start(preparation.provider, environments, preparation.progress, [section.planned])
 
 
 def _entered(

@@ -75,10 +75,12 @@ def sweep_kept() -> tuple[list[str], list[HostError]]:
     """
     removed: list[str] = []
     problems: list[HostError] = []
+    tried = set()
     mine = Run.begin()  # what it takes to reach an engine is written down, as ever
     try:
         for run in dead_runs():
             for one in kept.of_run(run.run_id):
+                tried.add(one.record)
                 try:
                     removed += remove_kept(one, mine)
                 except HostError as error:
@@ -89,7 +91,7 @@ def sweep_kept() -> tuple[list[str], list[HostError]]:
     problems += [
         HostUnavailable(f"{one.host.name} is in use and stays.", remedy="Sweep again later.")
         for one in kept.every()
-        if not any(error.problem.startswith(one.host.name) for error in problems)
+        if one.record not in tried
     ]
     return removed, problems
 

@@ -89,15 +89,13 @@ class RootfsProvider:
     @contextlib.contextmanager
     def call(self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool) -> Iterator[Call]:
         """Give what mounts the kept views again and runs the words in there."""
-        del run, terminal
+        del terminal
         there(one)
         own, host = Path(one.what["folder"]), one.host
         layers = msgspec.json.decode(one.what["layers"], type=list[tuple[str, str]])
-        group = ControlGroup(
-            f"manualbuild-{one.run_id[:12]}-{os.urandom(3).hex()}",
-            memory=host.memory,
-            pids=host.pids,
-        )
+        name = f"manualbuild-{run.run_id[:12]}-{os.urandom(3).hex()}"
+        run.expect("rootfs", host=host.name, group=name)
+        group = ControlGroup(name, memory=host.memory, pids=host.pids)
         try:
             script = _script(own, host, layers, group, words)
             argv = ("unshare", *_own_user(), "--mount", "sh", "-c", script)
