@@ -52,10 +52,11 @@ def test_a_need_of_another_form_is_said_in_one_line(tmp_path: Path, text: str) -
     assert "extra/manualbuild" in ran.out
 
 
-# A client of X11 in a line: it connects, and the server answers 1 when it lets it in.
+# A client of X11 in a line: it connects, and the server answers 1 when it lets it in. The socket
+# without a file is there for ordinary users as well.
 CLIENT = (
     "import os, socket; number = os.environ['DISPLAY'][1:]; s = socket.socket(socket.AF_UNIX);"
-    " s.connect('/tmp/.X11-unix/X' + number); s.send(bytes([108, 0, 11] + [0] * 9));"
+    " s.connect(chr(0) + '/tmp/.X11-unix/X' + number); s.send(bytes([108, 0, 11] + [0] * 9));"
     " assert s.recv(1) == bytes([1])"
 )
 
@@ -75,7 +76,8 @@ def test_a_display_is_there_for_those_who_need_it(tmp_path: Path) -> None:
     (tmp_path / "recipe/tests").mkdir()
     (tmp_path / "recipe/tests/test_shown.py").write_text(
         "def test_shown(manual_host):\n"
-        "    assert manual_host.run('test -S /tmp/.X11-unix/X${DISPLAY#:}').rc == 0\n"
+        "    said = manual_host.check_output('grep -c X11-unix/X${DISPLAY#:} /proc/net/unix')\n"
+        "    assert int(said) > 0\n"
     )
 
     ran = run_local(tmp_path, "--recipe-tests")
