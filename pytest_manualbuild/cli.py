@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_manualbuild import errors
-from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
-from pytest_manualbuild.model import SUBDIRS, Facts, Host
+from pytest_manualbuild.errors import ArtifactError, ManualBuildError, RecipeError
+from pytest_manualbuild.model import SUBDIRS
 from pytest_manualbuild.reports.text import visible
-from pytest_manualbuild.verbs import making, proof, publishing
+from pytest_manualbuild.verbs import hosts, making, proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
@@ -83,25 +83,7 @@ def _parser() -> argparse.ArgumentParser:
                       help="print where they differ; exit status 1 if they do")  # fmt: skip
     plan.set_defaults(verb=_plan)
 
-    hosts = verbs.add_parser("hosts", help="look at, check and clean up hosts")
-    actions = hosts.add_subparsers(required=True, metavar="ACTION")
-    for name, text, verb in (
-        ("list", "the hosts of a matrix: which can be used, and what each is", _hosts_list),
-        ("probe", "the same, with exit status 16 if one cannot be used", _hosts_probe),
-        ("sweep", "remove whatever killed runs left behind", _hosts_sweep),
-    ):
-        action = actions.add_parser(name, help=text)
-        if name != "sweep":
-            action.add_argument("--matrix", metavar="NAME|FILE")
-            action.add_argument("--on", metavar="GLOB", default="*")
-            action.add_argument(
-                "--timeout",
-                type=float,
-                metavar="S",
-                default=60.0,
-                help="seconds that one host may take (default: 60)",
-            )
-        action.set_defaults(verb=verb)
+    hosts.add(verbs)
 
     audit = verbs.add_parser("audit", help="look for what must not be in a package, and why not")
     audit.add_argument("packages", type=Path, nargs="+", metavar="PACKAGE")
@@ -128,8 +110,8 @@ def _planned(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild import matrix, outline, package, plan, recipe  # noqa: PLC0415
     from pytest_manualbuild.reports import terminal  # noqa: PLC0415
 
-    hosts = matrix.load(arguments.matrix)
-    subdir = arguments.subdir or hosts.hosts[0].subdir
+    machines = matrix.load(arguments.matrix)
+    subdir = arguments.subdir or machines.hosts[0].subdir
     configs, exclusive = arguments.variant_config, arguments.exclusive_config
     if arguments.compare_renderers:
         differ = outline.differences(
@@ -140,7 +122,7 @@ def _planned(arguments: argparse.Namespace) -> int:
     renderer, made = arguments.renderer, None
     if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
         made = plan.make(
-            arguments.recipe, arguments.artifacts, hosts, arguments.on, renderer=renderer
+            arguments.recipe, arguments.artifacts, machines, arguments.on, renderer=renderer
         )
     try:
         outputs = outline.outputs(
@@ -164,80 +146,11 @@ def _planned(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _hosts_list(arguments: argparse.Namespace) -> int:
-    _ask_hosts(arguments)
-    return 0
-
-
-def _hosts_probe(arguments: argparse.Namespace) -> int:
-    return HostError.exit_code if _ask_hosts(arguments) else 0
-
-
-def _ask_hosts(arguments: argparse.Namespace) -> int:
-    """Show each host with what it says of itself; return how many say nothing."""
-    from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
-    from pytest_manualbuild.hosts import survey  # noqa: PLC0415
-    from pytest_manualbuild.hosts.runs import Run  # noqa: PLC0415
-
-    wanted = _selected(arguments)
-    hosts.sweep_dead()
-    run = Run.begin()
-    silent = 0
-    try:
-        for answer in survey.ask(wanted, run, limit_s=arguments.timeout):
-            sys.stdout.write(_described(answer.host))
-            if answer.facts is None:
-                silent += 1
-                sys.stdout.write(f"    not usable ({answer.took_s:.1f} s): {answer.problem}\n")
-                continue
-            said = ", ".join(_words(answer.facts))
-            sys.stdout.write(f"    reachable in {answer.took_s:.1f} s: {said}\n")
-            for note in answer.facts.notes:
-                sys.stdout.write(f"    note: {note}\n")
-    finally:
-        hosts.sweep(run)
-    return silent
-
-
-def _described(host: Host) -> str:
-    what = host.image or host.address or host.root or ""
-    marks = ["required" if host.required else "optional"]
-    marks += ["stand-in"] * host.standin + [f"end of life {host.eol}"] * bool(host.eol)
-    return f"{host.name:20} {host.kind:8} {host.subdir:14} {what}  ({', '.join(marks)})\n"
-
-
-def _words(facts: Facts) -> list[str]:
-    words = [facts.os_name, facts.arch, f"kernel {facts.kernel}"]
-    words += [f"glibc {facts.glibc}"] * bool(facts.glibc)
-    words += [f"macOS {facts.macos}"] * bool(facts.macos)
-    words += [f"image {facts.image_digest}"] * bool(facts.image_digest)
-    words += [f"host key {facts.host_key}"] * bool(facts.host_key)
-    return words
-
-
-def _hosts_sweep(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
-
-    del arguments
-    removed = hosts.sweep_dead()
-    for line in removed:
-        sys.stdout.write(f"removed {line}\n")
-    if not removed:
-        sys.stdout.write("Nothing was left behind.\n")
-    return 0
-
-
-def _selected(arguments: argparse.Namespace) -> list[Host]:
-    from pytest_manualbuild import matrix  # noqa: PLC0415 # only what the verb needs
-
-    return matrix.select(matrix.load(arguments.matrix), arguments.on)
-
-
 def _audit(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild import audit, matrix  # noqa: PLC0415 # only what the verb needs
     from pytest_manualbuild.audit import forecast, views  # noqa: PLC0415
 
-    hosts = matrix.load(arguments.matrix).hosts if arguments.matrix else ()
+    machines = matrix.load(arguments.matrix).hosts if arguments.matrix else ()
     audits: dict[str, audit.Audit] = {}
     predictions: dict[str, list[forecast.Prediction]] = {}
     status = 0
@@ -249,7 +162,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             status = error.exit_code
             continue
         audits[str(path)] = found
-        predictions[str(path)] = forecast.predict_all(found, hosts)
+        predictions[str(path)] = forecast.predict_all(found, machines)
         if not arguments.json:
             sys.stdout.write(views.text(str(path), found, predictions[str(path)]))
         if status == 0 and any(finding.severity == "error" for finding in found.findings):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pytest_manualbuild.model import (
     PlannedPackage,
     TestSection,
 )
+from pytest_manualbuild.recipe import own_tests as own
 from pytest_manualbuild.recipe.folder import folder_sha256
 
 Rendered = dict[tuple[object, ...], tuple[Output, ...]]
@@ -43,13 +45,15 @@ def make(
     on: str | None = None,
     *,
     renderer: str = "own",
+    own_tests: bool = False,
 ) -> Plan:
     """Plan the checks of a recipe for the packages built from it.
 
     ``artifacts`` is where the packages are looked for (None: beside the recipe,
     see ``package.find``). ``on`` is a glob that selects hosts by name; what it
     leaves out is left out of the plan's cells, not of its matrix. ``renderer`` is one of
-    ``recipe.RENDERERS``.
+    ``recipe.RENDERERS``. With ``own_tests`` the test functions of the recipe's folder are part
+    of it.
     Raises RecipeError, ArtifactError or MatrixError.
     """
     selected = matrices.select(matrix, on)
@@ -58,7 +62,7 @@ def make(
     found = [package.read(path) for path in package.find(folder, artifacts)]
     rendered: Rendered = {}
     planned = [
-        (artifact, output_of(folder, artifact, renderer, rendered))
+        (artifact, output_of(folder, artifact, renderer, rendered, own_tests=own_tests))
         for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
@@ -87,12 +91,18 @@ def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
 
 
 def output_of(
-    folder: Path, artifact: Artifact, renderer: str = "own", rendered: Rendered | None = None
+    folder: Path,
+    artifact: Artifact,
+    renderer: str = "own",
+    rendered: Rendered | None = None,
+    *,
+    own_tests: bool = False,
 ) -> Output:
     """Render the recipe with the package's variant; return the output that it is.
 
     ``rendered`` keeps what the recipe gives, for other packages of the same variant.
-    Raises RecipeError, or ArtifactError when the recipe describes no such package.
+    With ``own_tests`` the functions of the recipe's folder are among its tests. Raises
+    RecipeError, or ArtifactError when the recipe describes no such package.
     """
     config = package.member(Path(artifact.path), "info/recipe/conda_build_config.yaml") or b""
     variant = _variant(artifact)
@@ -109,7 +119,11 @@ def output_of(
     outputs = tuple(output for output in rendered[key] if output.kind == "conda")
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
-            return _checked(output, artifact)
+            found = _checked(output, artifact)
+            if own_tests:
+                functions = own.section(folder, found.sections[0])
+                found = replace(found, sections=(*found.sections, functions))
+            return found
     described = ", ".join(f"{output.name} {output.version}" for output in outputs) or "nothing"
     raise ArtifactError(
         f"{artifact.key}: the recipe {folder} describes no {artifact.name} {artifact.version},"

@@ -75,11 +75,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what renders a meta.yaml (default: own)",
     )
     add(
+        "--recipe-tests",
+        dest="mb_recipe_tests",
+        action="store_true",
+        help="run the recipe's own tests/test_*.py as well: they run here, with your rights",
+    )
+    add(
         "--keep",
         dest="mb_keep",
-        choices=("never",),
+        choices=("failed", "always", "never"),
         default="never",
-        help="which hosts to keep after the run (this version: never)",
+        help="which hosts stay after the run, for `manualbuild hosts shell` (default: never)",
     )
 
 

@@ -13,19 +13,23 @@ from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
+from pytest_manualbuild import __version__, evidence, hosts, matrix, narrowing, plan, show
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.execution.engine import Engine, Settings
+from pytest_manualbuild.execution.keeping import NEVER
 from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
 from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
+
+if TYPE_CHECKING:
+    from pytest_manualbuild.recipe_tests import RecipeTests
 
 DEFAULT_CHANNEL = "conda-forge"
 _NOT_AGAIN = ("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-first", "--evidence=",
@@ -64,6 +68,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
             asked,
             option.mb_on,
             renderer=option.mb_renderer,
+            own_tests=option.mb_recipe_tests,
         )
         return Controller(config, planned, environments)
     except (ManualBuildError, OSError) as error:
@@ -143,6 +148,10 @@ class _Session:
         self.engine: Engine | None = None
         self._environments = environments
         self._selected: list[Key] = []
+        self.keeps = config.option.mb_keep != NEVER
+        self.functions: RecipeTests | None = None
+        if config.option.mb_recipe_tests:
+            self.functions = self._recipe_tests()
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
 
@@ -164,13 +173,39 @@ class _Session:
             ask=self.ask,
         )
         items[:] = session.genitems(root)
+        if self.functions is not None:
+            items += self.functions.items(session, root)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which checks were selected."""
         self._selected = [item.key for item in session.items if isinstance(item, CheckItem)]
+        if self.functions is not None:
+            self._selected += self.functions.select(session.items)
+
+    def _recipe_tests(self) -> RecipeTests:
+        """Return the plugin of the recipe's own test functions, registered."""
+        from pytest_manualbuild.recipe_fixtures import NAME  # noqa: PLC0415 # testinfra is slow
+        from pytest_manualbuild.recipe_tests import RecipeTests, Runner  # noqa: PLC0415
+
+        made = RecipeTests(
+            self.config,
+            self.plan,
+            Runner(
+                visit=lambda key: self.running(key).visit(*key[:2], self.waiting),
+                result=self.ask,
+                give=lambda result: self.running((result.host, "", "")).give(result),
+                check_s=self.config.option.mb_check_timeout,
+            ),
+        )
+        self.config.pluginmanager.register(made, NAME)
+        return made
 
     def ask(self, key: Key) -> CheckResult:
         """Return the result of a check, running what must run for it."""
+        return self.running(key).result(key, self.waiting)
+
+    def running(self, key: Key) -> Engine:
+        """Return the engine, with the host of this check started."""
         if self.engine is None:
             option = self.config.option
             self.engine = Engine(
@@ -183,11 +218,13 @@ class _Session:
                         check_s=option.mb_check_timeout, section_s=option.mb_section_timeout
                     ),
                     jobs=option.mb_jobs,
+                    keep=option.mb_keep,
+                    reuse=self.keeps and bool(getattr(option, "lf", False)),
                 ),
                 self._selected,
             )
         self.engine.start(self.hosts_to_start(key))
-        return self.engine.result(key, self.waiting)
+        return self.engine
 
     def hosts_to_start(self, key: Key) -> list[str] | None:
         """Say which hosts to start when this check is asked for; None: all."""
@@ -218,12 +255,13 @@ class Worker(_Session):
 
     def run(self) -> Run:
         """Join the controller's run: it cleans up what a killed worker left."""
-        return Run.join(self._run_id)
+        return Run.join(self._run_id, keeps=self.keeps)
 
     def hosts_to_start(self, key: Key) -> list[str]:
         """Start the host of this check alone: the others fall to other workers."""
         return [key[0]]
 
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Release the hosts, and tell the controller of them."""
         self.release()
@@ -262,7 +300,7 @@ class Controller(_Session):
         """Return this run, begun on first use; whatever dead runs left is removed before it."""
         if self._run is None:
             hosts.sweep_dead()
-            self._run = Run.begin()
+            self._run = Run.begin(keeps=self.keeps)
         return self._run
 
     def hosts_to_start(self, key: Key) -> None:
@@ -299,7 +337,11 @@ class Controller(_Session):
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         """Note which checks the workers selected."""
-        self._selected = [self._keys[nodeid] for nodeid in ids if nodeid in self._keys]
+        keys = (self._keys.get(nodeid) or self._function(nodeid) for nodeid in ids)
+        self._selected = list(dict.fromkeys(key for key in keys if key is not None))
+
+    def _function(self, nodeid: str) -> Key | None:
+        return self.functions.key(nodeid) if self.functions is not None else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -344,12 +386,20 @@ class Controller(_Session):
         """Conclude, and write the evidence; the hosts are released meanwhile."""
         if self._journal is None:
             return
-        if any(key not in self._results for key in self._selected):
-            self.release()  # the run was cut short: nothing may go on any more
+        if self.keeps or any(key not in self._results for key in self._selected):
+            # Only then is it known what was kept; and when cut short, nothing may go on any more.
+            self.release()
         if self.engine is not None:
             self._records |= {record.name: record for record in self.engine.records()}
         selected = set(self._selected)
-        narrowed = self._narrowed(session, int(exitstatus), selected)
+        narrowed = narrowing.reasons(
+            session,
+            int(exitstatus),
+            planned=plan.expected(self.plan),
+            selected=selected,
+            results=self._results,
+            records=self._records.values(),
+        )
         results, status = evidence.conclude(
             self.plan, self._results, selected, pytest_status=int(exitstatus)
         )
@@ -395,32 +445,15 @@ class Controller(_Session):
             return HostRecord(name=name, state="lost", message=message)
         return HostRecord(name=name, state="never-reached")
 
-    def _narrowed(
-        self, session: pytest.Session, status: int, selected: set[Key]
-    ) -> tuple[str, ...]:
-        """Say in sentences why the run did not cover the plan, or the plan not the matrix."""
-        reasons = []
-        option = self.config.option
-        if option.mb_on is not None:
-            reasons.append(f"--on {option.mb_on} left out hosts of the matrix.")
-        left_out = len(self._keys) - len(selected)
-        if left_out:
-            reasons.append(
-                f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...)."
-            )
-        unheard = sum(1 for key in selected if key not in self._results)
-        if session.shouldfail:
-            reasons.append(f"The run stopped early: {session.shouldfail} (-x).")
-        elif status == pytest.ExitCode.INTERRUPTED:
-            reasons.append("The run was interrupted.")
-        elif unheard:
-            reasons.append(f"{unheard} checks have no result: a worker crashed or the run was cut.")
-        return tuple(reasons)
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the grid and what the gate would still want."""
+        """Show the grid, what the gate would still want, and the hosts that were kept."""
         if self.evidence is not None:
             show.summary(terminalreporter, self.evidence, self.folder)
+        if self.keeps and self._journal is not None:
+            names = {host.name for host in self.plan.matrix.hosts}
+            began = self._started.isoformat(timespec="microseconds")
+            here = [one for one in hosts.kept.every() if one.host.name in names]
+            show.kept(terminalreporter, [one for one in here if one.at >= began])
 
     def release(self) -> None:
         """Release hosts and solver, and remove whatever is left of the run."""

@@ -20,7 +20,18 @@ ROAD = [
     {"evidence", "deviations", "reports", "body"},
     {"gate"},
     {"targets", "upload", "attestations", "request", "published"},
-    {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
+    {
+        "scheduling",
+        "nodes",
+        "narrowing",
+        "recipe_tests",
+        "recipe_fixtures",
+        "show",
+        "session",
+        "plugin",
+        "verbs",
+        "cli",
+    },
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}
 FRONT_ENDS = ROAD[-1]

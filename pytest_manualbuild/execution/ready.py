@@ -75,6 +75,11 @@ class Section:
         )
 
     @property
+    def visited(self) -> bool:
+        """Whether pytest's own functions are to run, on the controller."""
+        return bool(self.planned.sections[0].functions)
+
+    @property
     def logs(self) -> str:
         """The folder of its logs, below that of the host."""
         own = re.sub(r"[^A-Za-z0-9._-]+", "-", self.key.removeprefix(self.planned.artifact.key))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_manualbuild.errors import HostLost, Interrupted
-from pytest_manualbuild.execution import activation, aftermath
+from pytest_manualbuild.execution import activation, aftermath, display
 from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.execution.results import Place, Results
 from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
@@ -62,6 +62,8 @@ class SectionRun:
         self._planned = planned
         self._environment = environment
         self._build = build
+        self._host = place.host
+        self._display: display.Display | None = None
         self._folder = place.folder
         self._work = f"{place.folder}/work"
         self._limits = limits
@@ -76,7 +78,10 @@ class SectionRun:
         ``scripts`` has the recipe's test files by their path. Raises HostError when the host
         failed; the checks that were given no result by then have none.
         """
+        self._display = display.start(connection, self._planned, self._host)
         script = self._script(connection, scripts)
+        if self._display is not None:
+            script = self._display.known + script
         running = connection.start(script)
         try:
             clean = self._follow(running)
@@ -91,6 +96,8 @@ class SectionRun:
     def _look(self, connection: Connection) -> bool:
         """See what the tests left. All is known of them: whatever goes wrong now is no error."""
         try:
+            if self._display is not None:
+                self._display.stop(connection)
             left = connection.settle()
             script = aftermath.after(self._folder, self._environment.prefix)
             said = connection.run(script, timeout_s=SHORT_S).stdout

@@ -159,6 +159,9 @@ def hosts(evidence: Evidence) -> Iterator[Reason]:
     wanted = {host.name: host for host in evidence.plan.matrix.hosts}
     if sorted(records) != sorted(wanted) or len(records) != len(evidence.hosts):
         yield reject("The evidence does not describe each host of the matrix once.")
+    for one in evidence.hosts:
+        if one.reused:
+            yield reject(f"{one.name} was not a fresh host: run {one.reused[:12]} kept it.")
     for planned in evidence.plan.packages:
         passed = [
             result.host

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
-from pytest_manualbuild.checks import checks
+from pytest_manualbuild.checks import checks, of_the_package
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate import outcomes
@@ -226,7 +226,8 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            inside = differences(planned.sections, found.carried, "the recipe inside the package")
+            tests = of_the_package(planned.sections)
+            inside = differences(tests, found.carried, "the recipe inside the package")
             for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
 
@@ -234,7 +235,7 @@ def _tests(case: Case) -> Iterator[Reason]:
 def _shipped(case: Case) -> Iterator[Reason]:
     """What rattler-build would run from the package is what the reviewed recipe says."""
     for found in case.packages:
-        sections = case.stored.evidence.plan.package(found.key).sections
+        sections = of_the_package(case.stored.evidence.plan.package(found.key).sections)
         if found.artifact is None or not sections[0].schema:
             continue
         for difference in differences(

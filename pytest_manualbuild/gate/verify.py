@@ -184,7 +184,8 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rul
             files = package.paths(path)
             shipped = rattler_tests.packaged(tests, artifact.name)
     with contextlib.suppress(ManualBuildError):
-        reviewed = plan.output_of(folder / "recipe", artifact)
+        own = any(section.functions for section in planned.sections)
+        reviewed = plan.output_of(folder / "recipe", artifact, own_tests=own)
     return rules.Found(
         key=key,
         artifact=artifact,
