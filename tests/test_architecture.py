@@ -13,7 +13,7 @@ ROAD = [
     {"__init__", "errors", "model"},
     {"globs", "package", "recipe"},
     {"matrix", "checks", "plan", "outline", "carried"},
-    {"hosts", "framing", "shells"},
+    {"hosts", "framing", "shells", "batch"},
     {"audit", "compare"},
     {"environment"},
     {"languages", "execution"},

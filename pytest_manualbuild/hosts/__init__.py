@@ -10,7 +10,13 @@ from pytest_manualbuild.hosts.base import Provider
 from pytest_manualbuild.hosts.runs import Run, dead_runs
 
 # Loaded when a host of the kind is wanted: the libraries behind them are slow to import.
-_KINDS: Mapping[str, str] = {"docker": "docker", "local": "local", "rootfs": "rootfs", "ssh": "ssh"}
+_KINDS: Mapping[str, str] = {
+    "docker": "docker",
+    "local": "local",
+    "rootfs": "rootfs",
+    "ssh": "ssh",
+    "wine": "wine",
+}
 
 
 def provider(kind: str) -> Provider:

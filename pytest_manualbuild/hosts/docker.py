@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import select
 import shutil
@@ -21,8 +20,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
@@ -48,7 +45,7 @@ class DockerProvider:
             image = _image(client, host, progress)
             kernel = engines.version(host, run).get("KernelVersion", "")
             kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
-            found = _kept_facts(kept)
+            found = facts.kept(kept)
             if found is None:
                 progress("asking the image what it is")
                 connection = DockerConnection(host, run, image.id, ())
@@ -57,7 +54,7 @@ class DockerProvider:
                 finally:
                     connection.close()
                 found = facts.parse(result.stdout)
-                _keep(kept, found)
+                facts.keep(kept, found)
             digests = image.attrs.get("RepoDigests") or [image.id]
             return replace(found, kernel=kernel, image_digest=digests[0])
 
@@ -346,20 +343,6 @@ def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
             f" {engines.reason(error)}.",
             remedy="Correct its name in the matrix, or fetch or import it by hand.",
         ) from error
-
-
-def _kept_facts(path: Path) -> Facts | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Facts)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-        return None
-
-
-def _keep(path: Path, found: Facts) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(msgspec.to_builtins(found), file)
-    Path(file.name).replace(path)
 
 
 def _overlay_possible(engine: str | None, environments: Iterable[LinkedEnvironment]) -> bool:
