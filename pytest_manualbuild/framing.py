@@ -20,6 +20,8 @@ _MOST_MARKER = 4000  # below PIPE_BUF, so that a marker is written in one piece
 _MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e]*)\x1e")
 _BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e]*")
 _ANSWERS = frozenset({"folders", "kept", "killed", "pong", "put", "ready"})
+_LINE_MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e\r\n]*)\r\n")
+_LINE_BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e\r\n]*\r?")
 _ALONE_S = 1.0
 _MOST_BEHIND = 4 * 1024 * 1024
 
@@ -30,9 +32,12 @@ class Framing:
     A marker is ``RS NONCE:KIND:TEXT RS``. What a nonce may say is fixed: the connection's is
     known to the control shell alone and says answers; each script has two more, one for its
     marks, and one for its exit that it never sees. With anything else a marker is output.
+    Where ``lines`` is true a marker is ``RS NONCE:KIND:TEXT CR LF``: cmd writes nothing but lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lines: bool = False) -> None:
+        self._marker_form = _LINE_MARKER if lines else _MARKER
+        self._beginning = _LINE_BEGINNING if lines else _BEGINNING
         self.nonce = _new_nonce()
         self._may_say: dict[bytes, frozenset[str]] = {self.nonce.encode(): _ANSWERS}
         self._script: tuple[bytes, ...] = ()
@@ -65,7 +70,7 @@ class Framing:
         """Take bytes of one stream."""
         data = self._rest[stream] + data
         position = 0
-        for found in _MARKER.finditer(data):
+        for found in self._marker_form.finditer(data):
             may_say = self._may_say.get(found[1])
             if may_say is None:
                 continue
@@ -75,9 +80,16 @@ class Framing:
             if kind in may_say:
                 self._said(stream, kind, found[3].decode(errors="replace"))
         data = data[position:]
-        keep = _unfinished(data)
+        keep = self._unfinished(data)
         self._rest[stream] = data[len(data) - keep :]
         self._output(stream, data[: len(data) - keep])
+
+    def ended(self, status: int) -> None:
+        """Note that the script ended, where that is known without a marker."""
+        for stream, queue in self._queue.items():
+            self._output(stream, self._rest[stream])
+            self._rest[stream] = b""
+            queue.append(_Marker("exit", str(status), time.monotonic()))
 
     def _output(self, stream: Stream, data: bytes) -> None:
         if data:
@@ -126,6 +138,13 @@ class Framing:
         late = time.monotonic() - oldest[0].came_s > _ALONE_S or self._behind > _MOST_BEHIND
         return oldest.popleft() if late else None
 
+    def _unfinished(self, data: bytes) -> int:
+        """Return how many bytes at the end may be the beginning of a marker."""
+        at = data.rfind(b"\x1e")
+        if at < 0 or len(data) - at > _MOST_MARKER:
+            return 0
+        return len(data) - at if self._beginning.fullmatch(data, at) else 0
+
 
 @dataclass(frozen=True)
 class _Marker:
@@ -136,11 +155,3 @@ class _Marker:
 
 def _new_nonce() -> str:
     return secrets.token_hex(12)
-
-
-def _unfinished(data: bytes) -> int:
-    """Return how many bytes at the end may be the beginning of a marker."""
-    at = data.rfind(b"\x1e")
-    if at < 0 or len(data) - at > _MOST_MARKER:
-        return 0
-    return len(data) - at if _BEGINNING.fullmatch(data, at) else 0

@@ -56,6 +56,12 @@ _KEYS: Mapping[str, _Key] = {
     "shell": _Key(
         type=str, text="The shell on the far side.", kinds=("ssh",), choices=("sh", "cmd")
     ),
+    "persona": _Key(
+        type=str,
+        text="The Windows that wine says it is (default: win10).",
+        kinds=("wine",),
+        choices=("win7", "win10"),
+    ),
     "root": _Key(
         type=str,
         text="The root folder or its tarball (rootfs), the Vagrant folder, the wine prefix, or the"
@@ -189,8 +195,19 @@ def _host(file: str, host: str, table: object, defaults: Mapping[str, object]) -
             )
     if isinstance(end := values.get("eol"), date):
         values["eol"] = end.isoformat()
+    values["standin"] = _is_standin(file, where, str(kind), values)
     values["provides"] = tuple(_texts(values.get("provides")))
     return Host(name=host, **values)  # type: ignore[arg-type] # each value was checked above
+
+
+def _is_standin(file: str, where: str, kind: str, values: Mapping[str, object]) -> bool:
+    """Say whether the host is one. Wine is: its evidence is of a Windows that never was."""
+    if kind == "wine" and values.get("standin") is False:
+        raise MatrixError(
+            f"{file}: {where}.standin is false, and wine is not Windows.",
+            remedy="Remove it: a host of kind 'wine' is always a stand-in.",
+        )
+    return kind == "wine" or values.get("standin") is True
 
 
 def _texts(value: object) -> list[str]:

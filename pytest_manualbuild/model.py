@@ -237,6 +237,8 @@ class Host:
     identity_file: str | None = None
     shell: str = "sh"
     root: str | None = None
+    persona: str = "win10"
+    """The Windows that wine says it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ import shlex
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing, Stream
-from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, Output
+from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, collect
 
 HEARTBEAT_S = 5.0
 """Silence after which the control shell is asked for a sign of life."""
@@ -155,6 +155,15 @@ class ShellConnection:
             problem, remedy = _PROBLEMS[said]
             raise HostUnavailable(f"{host}: {problem.format(folder=folder)}.", remedy=remedy)
 
+    @property
+    def shell(self) -> Literal["sh", "cmd"]:
+        """What scripts are written for; see ``hosts.base.Connection``."""
+        return "sh"
+
+    def marker(self, text: str) -> str:
+        """Scripts of bash have a function instead; see ``hosts.base.Connection``."""
+        raise NotImplementedError(text)
+
     def start(self, script: str) -> ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
         mark_nonce, exit_nonce = self._framing.begin()
@@ -242,19 +251,9 @@ class ShellConnection:
 
     def run(self, script: str, *, timeout_s: float) -> CommandResult:
         """Run a short script to its end; see ``hosts.base.Connection``."""
-        deadline = time.monotonic() + timeout_s
-        running = self.start(script)
-        output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        while (left_s := deadline - time.monotonic()) > 0:
-            event = running.next_event(left_s)
-            if isinstance(event, Output):
-                output[event.stream] += event.data
-            elif isinstance(event, Exit):
-                return CommandResult(
-                    exit_status=event.status,
-                    stdout=bytes(output["stdout"]),
-                    stderr=bytes(output["stderr"]),
-                )
+        done = collect(self.start(script), timeout_s)
+        if done is not None:
+            return done
         raise self._lost(f"it did not finish a small script within {timeout_s:g} s")
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:

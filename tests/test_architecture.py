@@ -13,7 +13,7 @@ ROAD = [
     {"__init__", "errors", "model"},
     {"globs", "strictjson", "package", "recipe"},
     {"matrix", "checks", "plan", "outline", "carried", "build", "build_record", "_rattler_build"},
-    {"hosts", "framing", "shells"},
+    {"hosts", "framing", "shells", "batch"},
     {"audit", "compare", "diffoscope"},
     {"environment"},
     {"languages", "execution"},

@@ -20,7 +20,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild.environment import files
-from pytest_manualbuild.environment.prefix import padded
+from pytest_manualbuild.environment.prefix import on_windows, padded
 from pytest_manualbuild.environment.solver import LINK_S, SOLVE_S, Solver
 from pytest_manualbuild.errors import (
     ArtifactError,
@@ -92,7 +92,7 @@ class Environments:
         try:
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
-            prefix, notes = self._place(artifact, solution["packages"], placement.root)
+            prefix, notes = self._place(artifact, solution["packages"], placement.root, subdir)
             with self._one_at_a_time(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
                 path = self._linked(artifact, solution, subdir, prefix, paths, placement)
@@ -109,7 +109,7 @@ class Environments:
             )
             for one in solution["packages"]
         )
-        linking = [one.name for one in installed if (path / post_link(one.name)).is_file()]
+        linking = [one.name for one in installed if (path / post_link(one.name, subdir)).is_file()]
         ours = artifact.name if artifact is not None else ""
         return LinkedEnvironment(
             path=str(path),
@@ -201,7 +201,7 @@ class Environments:
                 )
 
     def _place(
-        self, artifact: Artifact | None, packages: list[dict[str, Any]], root: str
+        self, artifact: Artifact | None, packages: list[dict[str, Any]], root: str, subdir: str
     ) -> tuple[str, tuple[str, ...]]:
         """Check the packages' files and find their prefix: once for hosts with one solution."""
         sha256 = artifact.sha256 if artifact is not None else ""
@@ -209,7 +209,8 @@ class Environments:
         with self._one_at_a_time(key):
             if key not in self._placed:
                 files.check_files(packages, artifact)
-                self._placed[key] = padded(root, packages)
+                find = on_windows if subdir.startswith("win-") else padded
+                self._placed[key] = find(root, packages)
         return self._placed[key]
 
     def _linked(
@@ -275,8 +276,10 @@ class Environments:
             yield
 
 
-def post_link(name: str) -> str:
+def post_link(name: str, subdir: str) -> str:
     """Return the path of a package's post-link script below the prefix (conda's rule)."""
+    if subdir.startswith("win-"):
+        return f"Scripts/.{name}-post-link.bat"
     return f"bin/.{name}-post-link.sh"
 
 

@@ -15,6 +15,28 @@ PREFIX_LENGTH = 255
 _PLACEHOLD = "_test_env_placehold"
 
 
+LONGEST_PATH = 259
+"""What most programs of Windows can open."""
+
+
+def on_windows(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
+    """Return the prefix below ``root`` on Windows: not padded, as conda-build has it there.
+
+    Raises Uninstallable for a file whose path would be too long.
+    """
+    prefix = f"{root}\\_test_env"
+    for one in packages:
+        for entry in _entries(one):
+            size = len(prefix) + 1 + len(str(entry["_path"]))
+            if size > LONGEST_PATH:
+                raise Uninstallable(
+                    f"{one['file']}: the path of {entry['_path']} has {size} characters on the"
+                    f" host, and Windows takes {LONGEST_PATH}.",
+                    remedy="Shorten the paths in the package.",
+                )
+    return prefix, ()
+
+
 def padded(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
     """Return the padded prefix below ``root``, shorter where a package cannot take it."""
     length = PREFIX_LENGTH
@@ -44,12 +66,17 @@ def padded(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, .
 
 def _placeholders(described: dict[str, Any]) -> Iterator[int]:
     """Yield the lengths of the placeholders in the binaries of a local package."""
+    for entry in _entries(described):
+        if entry.get("prefix_placeholder") and entry.get("file_mode") == "binary":
+            yield len(str(entry["prefix_placeholder"]))
+
+
+def _entries(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what a local package says of its files."""
     if not described["url"].startswith("file://"):
         return
     path = Path(unquote(urlsplit(described["url"]).path))
     for name, content in archive.info_members(path):
         if name == "info/paths.json":
-            for entry in entries(path, content):
-                if entry.get("prefix_placeholder") and entry.get("file_mode") == "binary":
-                    yield len(str(entry["prefix_placeholder"]))
+            yield from entries(path, content)
             return

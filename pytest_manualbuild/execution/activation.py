@@ -102,7 +102,7 @@ def _post_link(installed: InstalledPackage, marks: Marks) -> str:
         name=shlex.quote(installed.name),
         version=shlex.quote(installed.version),
         number=number.group() if number else "0",
-        script=shlex.quote(post_link(installed.name)),
+        script=shlex.quote(post_link(installed.name, "")),
     )
 
 

@@ -7,9 +7,12 @@ yet lies in the memory of a shell only.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
+
+_STATUS = re.compile(r"-?[0-9]{1,10}")  # on Windows, a program that crashes returns less than 0
 
 
 class Said(StrEnum):
@@ -20,6 +23,7 @@ class Said(StrEnum):
     BEGUN = "begun"  # checks began
     ENDED = "ended"  # checks ended, with an exit status
     WENT_ON = "went-on"  # the shell went on after these checks, although they may return a status
+    RETURNED = "returned"  # what began gave this status to its shell, which judges it
     SHELL_ENDED = "shell-ended"  # the one shell of the commands, with its exit status
     TEST_FAILED = "test-failed"
     COMPLETE = "complete"  # the script came to its end
@@ -58,7 +62,7 @@ class Marks:
         if meaning is None:
             return None
         # Whoever should say a status and says none, or no number, did not end well.
-        status = int(rest[0]) if rest and rest[0].isdecimal() else 1
+        status = int(rest[0]) if rest and _STATUS.fullmatch(rest[0]) else 1
         return Heard(
             said=meaning.said,
             numbers=meaning.numbers,

@@ -17,6 +17,17 @@ from pytest_manualbuild.execution.capture import Budget, Capture
 from pytest_manualbuild.execution.marks import Heard, Said
 from pytest_manualbuild.model import Cause, Check, CheckKind, CheckResult, Outcome, PlannedPackage
 
+_CRASHES = {
+    0xC0000005: "access violation",
+    0xC000007B: "a DLL is for another processor",
+    0xC00000FD: "stack overflow",
+    0xC0000135: "a DLL that it needs is not there",
+    0xC0000139: "a DLL lacks a function that it needs",
+    0xC0000142: "a DLL cannot be initialised",
+    0xC0000374: "heap corruption",
+    0xC0000409: "stack buffer overrun",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -45,6 +56,8 @@ class Results:
         # `install` ends when the environment was activated; not every section begins with it.
         self._open = [0] if planned.checks[0].kind is CheckKind.INSTALL else []
         """Checks that began and did not end; several when they make one statement."""
+        self._returned = 0
+        """What the command under way returned to its shell, where that tells."""
         self._activated = False
         self._linking = ""
         """The package whose post-link script ran last, until the environment is activated."""
@@ -85,6 +98,8 @@ class Results:
                 note = f"It returned {mark.status}, and its shell, as set, went on."
                 notes = (note,) if mark.status else ()
                 self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=0, notes=notes)
+            case Said.RETURNED:
+                self._returned = mark.status
             case Said.SHELL_ENDED:
                 self._shell_ended(mark.status)
             case Said.TEST_FAILED:
@@ -131,6 +146,7 @@ class Results:
             self.began_s = time.monotonic()
             self._capture.close()
             self._capture = self._new_capture(min(numbers))
+        self._returned = 0
         self._open = [*self._open, *numbers]
 
     def _ended(self, mark: Heard) -> None:
@@ -149,7 +165,8 @@ class Results:
             # `exit 0` in the middle: what began and ended the shell did what it was asked to.
             self._end(self._open, Outcome.PASSED, Cause.OK, exit_status=0)
         elif self._open:
-            self._failed(self._open, status)
+            # cmd's scripts end with 1 whatever a command returned.
+            self._failed(self._open, self._returned or status)
         elif status != 0 and (left := self._left("shell")):
             # It failed between two checks, and what cannot be told apart must not look passed.
             self._failed(left[:1], status)
@@ -186,7 +203,7 @@ class Results:
             numbers,
             Outcome.FAILED,
             Cause.EXIT_STATUS,
-            message=message or f"It ended with exit status {status}.",
+            message=message or f"It ended with exit status {status}{_known(status)}.",
             exit_status=status,
         )
 
@@ -243,6 +260,12 @@ class Results:
     def _new_capture(self, number: int) -> Capture:
         log = self._place.logs / log_name(number, self._checks[number])
         return Capture(log, self._budget)
+
+
+def _known(status: int) -> str:
+    """Return what Windows means by an exit status, as far as it is one of its own."""
+    code = status & 0xFFFFFFFF
+    return f" (0x{code:08X}: {_CRASHES[code]})" if code in _CRASHES else ""
 
 
 def log_name(number: int, check: Check) -> str:

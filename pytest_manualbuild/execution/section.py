@@ -6,34 +6,40 @@ wrong is raised (``HostError``); what the package does wrong is a result.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pytest_manualbuild.errors import HostLost, Interrupted
-from pytest_manualbuild.execution import activation, aftermath, display
-from pytest_manualbuild.execution.marks import Marks, Said
+from pytest_manualbuild.execution import aftermath, display, posix, windows
+from pytest_manualbuild.execution.asked import SHORT_S, Asked
+from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
 from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
-from pytest_manualbuild.languages import LANGUAGES, Site
 from pytest_manualbuild.model import CheckResult, LinkedEnvironment, PlannedPackage
 
 POLL_S = 0.2
 """How often a wait looks up to see whether it should stop; it adds nothing to a result."""
-SHORT_S = 60.0
-"""Time limit of our own small scripts on a host, in seconds."""
 
-# A test may say so with a file of this name (conda-build, build.py).
-_END = """\
-cd {work}
-if [ -e TEST_FAILED ]; then mark {failed}; fi
-mark {complete}
-exit 0
-"""
-_PARSES = """\
-if [ -z "$(printf %s {text} | bash -n 2>&1 || echo no)" ]; then echo yes; else echo no; fi
-"""
+
+class Dialect(Protocol):
+    """A module that writes scripts for one sort of shell."""
+
+    def script(self, asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]:
+        """Return the script of a section, and the files that go into its folder of tests."""
+        ...
+
+    def work(self, folder: str) -> str:
+        """Return the folder of the tests below one of ours."""
+        ...
+
+    def look(self, folder: str, prefix: str) -> str:
+        """Return a script that looks at the host after the tests (see ``aftermath``)."""
+        ...
+
+
+_DIALECTS: Mapping[str, Dialect] = {"sh": posix, "cmd": windows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,6 @@ class SectionRun:
         self._host = place.host
         self._display: display.Display | None = None
         self._folder = place.folder
-        self._work = f"{place.folder}/work"
         self._limits = limits
         self._stopped = stopped
         self._warn = warn
@@ -79,7 +84,17 @@ class SectionRun:
         failed; the checks that were given no result by then have none.
         """
         self._display = display.start(connection, self._planned, self._host)
-        script = self._script(connection, scripts)
+        dialect = _DIALECTS[connection.shell]
+        asked = Asked(
+            planned=self._planned,
+            environment=self._environment,
+            build=self._build,
+            folder=self._folder,
+            files=scripts,
+            marks=self._marks,
+        )
+        script, files = dialect.script(asked, connection)
+        connection.put(dialect.work(self._folder), files)
         if self._display is not None:
             script = self._display.known + script
         running = connection.start(script)
@@ -99,7 +114,7 @@ class SectionRun:
             if self._display is not None:
                 self._display.stop(connection)
             left = connection.settle()
-            script = aftermath.after(self._folder, self._environment.prefix)
+            script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
             said = connection.run(script, timeout_s=SHORT_S).stdout
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
@@ -107,38 +122,6 @@ class SectionRun:
         for warning in aftermath.findings(said, left):
             self._warn(warning)
         return True
-
-    def _script(self, connection: Connection, scripts: Mapping[str, bytes]) -> str:
-        def parses(texts: Sequence[str]) -> list[bool]:
-            # bash only warns of a here-document without its end, so words on stderr count too.
-            script = "".join(_PARSES.format(text=shlex.quote(text)) for text in texts)
-            said = connection.run(script, timeout_s=SHORT_S).stdout.split()
-            return [
-                word == b"yes" and not text.endswith("\\")
-                for word, text in zip(said, texts, strict=True)
-            ]
-
-        site = Site(parses=parses, marks=self._marks)
-        script = activation.script(
-            self._planned, self._environment, self._build, self._folder, self._marks
-        )
-        files = dict(scripts)
-        for language in LANGUAGES:
-            numbered = [
-                (number, check)
-                for number, check in enumerate(self._planned.checks)
-                if check.language == language.NAME
-            ]
-            if numbered:
-                piece = language.piece(numbered, dict(scripts), site)
-                script += piece.script
-                files.update(piece.files)
-        connection.put(self._work, files)
-        return script + _END.format(
-            work=shlex.quote(self._work),
-            failed=self._marks.new(Said.TEST_FAILED),
-            complete=self._marks.new(Said.COMPLETE),
-        )
 
     def _follow(self, running: Running) -> bool:
         began_s = self._results.began_s = time.monotonic()

@@ -12,7 +12,13 @@ from pytest_manualbuild.hosts.runs import Run, dead_runs
 from pytest_manualbuild.model import Host
 
 # Loaded when a host of the kind is wanted: the libraries behind them are slow to import.
-_KINDS: Mapping[str, str] = {"docker": "docker", "local": "local", "rootfs": "rootfs", "ssh": "ssh"}
+_KINDS: Mapping[str, str] = {
+    "docker": "docker",
+    "local": "local",
+    "rootfs": "rootfs",
+    "ssh": "ssh",
+    "wine": "wine",
+}
 
 
 def load(kinds: Collection[str]) -> None:

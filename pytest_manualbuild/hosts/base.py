@@ -7,6 +7,7 @@ runs, and blames nobody but the host for what is raised here (``HostError``).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -89,13 +90,42 @@ class Running(Protocol):
         ...
 
 
+def collect(running: Running, timeout_s: float) -> CommandResult | None:
+    """Return what a script did with its whole output; None if it did not end in that time."""
+    deadline = time.monotonic() + timeout_s
+    output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+    while (left_s := deadline - time.monotonic()) > 0:
+        event = running.next_event(left_s)
+        if isinstance(event, Output):
+            output[event.stream] += event.data
+        elif isinstance(event, Exit):
+            return CommandResult(
+                exit_status=event.status,
+                stdout=bytes(output["stdout"]),
+                stderr=bytes(output["stderr"]),
+            )
+    return None
+
+
 class Connection(Protocol):
-    """A way into a host that is up: one persistent, framed shell, for one thread at a time."""
+    """A way into a host that is up, for one thread at a time."""
+
+    @property
+    def shell(self) -> Literal["sh", "cmd"]:
+        """What scripts are written for: bash, or the command processor of Windows."""
+        ...
+
+    def marker(self, text: str) -> str:
+        """Return what puts a Mark into the events when a program writes it as a line.
+
+        For hosts of ``cmd``, whose scripts have no function for it.
+        """
+        ...
 
     def start(self, script: str) -> Running:
-        """Start a bash script in its own process group, with an empty standard input.
+        """Start a script in its own process group, with an empty standard input.
 
-        The script may call the shell function ``mark TEXT`` (defined for it,
+        In bash it may call the shell function ``mark TEXT`` (defined for it,
         not exported) to put a Mark into the events. It inherits a built
         environment (PATH of the system, HOME, TMPDIR, LANG=C.UTF-8 and nothing
         of the caller's). Only one script runs at a time.

@@ -41,8 +41,8 @@ class DockerProvider:
         with engines.engine(host, run) as client:
             image = images.image(client, host, progress)
             kernel = engines.version(host, run).get("KernelVersion", "")
-            file = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
-            found = images.known_facts(file)
+            kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
+            found = facts.kept(kept)
             if found is None:
                 progress("asking the image what it is")
                 connection = DockerConnection(host, run, image.id, ())
@@ -51,7 +51,7 @@ class DockerProvider:
                 finally:
                     connection.close()
                 found = facts.parse(result.stdout)
-                images.know(file, found)
+                facts.keep(kept, found)
             digests = image.attrs.get("RepoDigests") or [image.id]
             return replace(found, kernel=kernel, image_digest=digests[0])
 

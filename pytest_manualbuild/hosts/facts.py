@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild.model import Facts, Host
 
@@ -23,6 +28,14 @@ exit 0
 """
 INTERNET = "internet"
 """The need that is met by starting the host with a network."""
+WINDOWS_PROBE = """\
+@echo off
+ver
+echo arch %PROCESSOR_ARCHITECTURE%
+echo user %USERNAME%
+reg query "HKLM\\Software\\Microsoft\\Windows NT\\CurrentVersion" /v ProductName
+exit 0
+"""
 _RELEASE = re.compile(r"os-release ([A-Z_]+)=(.*)")
 
 
@@ -51,6 +64,42 @@ def parse(text: bytes) -> Facts:
         user=said.get("user", ""),
         notes=() if "bash" in said else ("bash is missing, and tests need it",),
     )
+
+
+def parse_windows(text: bytes) -> Facts:
+    """Return the facts that the output of ``WINDOWS_PROBE`` says."""
+    said = text.decode(errors="backslashreplace")
+
+    def found(pattern: str) -> str:
+        match = re.search(pattern, said, re.MULTILINE)
+        return match[1].strip() if match else ""
+
+    arch = found(r"^arch (\S+)").lower()
+    version = found(r"Windows[^\r\n0-9]*([0-9]+(?:\.[0-9]+)+)")
+    return Facts(
+        os_id="windows",
+        os_version=".".join(version.split(".")[:3]),
+        os_name=found(r"ProductName\s+REG_SZ\s+([^\r\n]+)") or f"Windows {version}",
+        kernel=version,
+        arch={"amd64": "x86_64", "x86": "i386"}.get(arch, arch),
+        user=found(r"^user ([^\r\n]+)"),
+    )
+
+
+def kept(path: Path) -> Facts | None:
+    """Return the facts that ``keep`` wrote; None where there are none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Facts)
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def keep(path: Path, found: Facts) -> None:
+    """Keep what cannot change without what names the file changing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(msgspec.to_builtins(found), file)
+    Path(file.name).replace(path)
 
 
 def virtual_packages(facts: Facts, subdir: str) -> tuple[tuple[str, str], ...]:

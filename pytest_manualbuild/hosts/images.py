@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import tempfile
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts import engines
 from pytest_manualbuild.hosts.base import Progress
-from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.model import Host
 
 
 def image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401 # docker publishes no complete types
@@ -42,19 +37,3 @@ def image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401 #
             f" {engines.reason(error)}.",
             remedy="Correct its name in the matrix, or fetch or import it by hand.",
         ) from error
-
-
-def known_facts(path: Path) -> Facts | None:
-    """Return the facts that were found in an image before, from their file."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Facts)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-        return None
-
-
-def know(path: Path, found: Facts) -> None:
-    """Write down the facts that were found in an image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(msgspec.to_builtins(found), file)
-    Path(file.name).replace(path)

@@ -139,7 +139,7 @@ class LocalConnection(shells.ShellConnection):
         return {"place": str(self._own), "folder": str(self._own)}
 
 
-def kill_marked(mark: str) -> list[str]:
+def kill_marked(mark: str, variable: str = "MANUALBUILD_RUN_ID") -> list[str]:
     """Kill the processes that carry this run in their environment (where ``/proc`` shows it).
 
     ``mark`` is ``RUN/HOST``, or ``RUN/`` for those of every host.
@@ -148,7 +148,7 @@ def kill_marked(mark: str) -> list[str]:
     quiet = 0
     deadline = time.monotonic() + _KILL_S  # what multiplies faster than this cannot be won over
     while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
-        found = _kill_once(f"MANUALBUILD_RUN_ID={mark}".encode())
+        found = _kill_once(f"{variable}={mark}".encode())
         killed += found
         quiet = 0 if found else quiet + 1
         if quiet < _QUIET_LOOKS:

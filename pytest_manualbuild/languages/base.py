@@ -37,11 +37,34 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchSite:
+    """What a language needs of the section in which its batch lines run, on Windows."""
+
+    marks: Marks
+    marker: Callable[[str], str]
+    """Gives the line that a program writes, on both streams, to put a mark there."""
+    work: str
+    """The folder of the tests."""
+    prefix: str
+
+    def say(self, said: Said, *numbers: int, status: str = "", name: str = "") -> str:
+        """Return the lines that say something, whatever is echoed, and change no ERRORLEVEL."""
+        line = self.marker(f"{self.marks.new(said, *numbers, name=name)}{status}")
+        return f"@echo {line}\n@>&2 echo {line}\n"
+
+    def measured(self, number: int, command: str) -> str:
+        """Return the lines that run a command, which is no batch file, as one check."""
+        begin = self.say(Said.BEGUN, number)
+        return f"{begin}{command}\n{self.say(Said.ENDED, number, status=' %ERRORLEVEL%')}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """One language's part of the script that runs on the host."""
 
     script: str
-    """Bash; runs with the environment active. Its files lie in ``$_mb_work``."""
+    """Bash or batch; runs with the environment active, and finds its files in the folder of the
+    tests: in bash that is ``$_mb_work``."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Files that it needs, by their path relative to the folder of the tests."""
 
@@ -61,6 +84,12 @@ class TestLanguage(Protocol):
 
     def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
         """Return the script that runs these checks; ``scripts`` has the recipe's ``run_test.*``."""
+        ...
+
+    def batch(
+        self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite
+    ) -> Piece:
+        """Return the same for Windows, in lines of batch."""
         ...
 
 
@@ -86,4 +115,30 @@ def one_process_each(
         else:
             command = load(check.text)
         text += site.measured(number, command)
+    return Piece(script=text, files=files)
+
+
+def one_batch_process_each(
+    checks: Sequence[Numbered],
+    scripts: dict[str, bytes],
+    site: BatchSite,
+    *,
+    program: str,
+    load: Callable[[str], str],
+) -> Piece:
+    """Run each script and each import in a process of its own, on Windows.
+
+    ``program`` is the path of what runs them, below the prefix; ``load`` returns the text of a
+    program for a module's name. It goes into a file: cmd has no quotes that hold everything.
+    """
+    text = ""
+    files: dict[str, bytes] = {}
+    for number, check in checks:
+        if check.kind is CheckKind.SCRIPT:
+            name = check.text
+            files[name] = scripts[name]
+        else:
+            name = f"manualbuild_load_{number}"
+            files[name] = f"{load(check.text)}\n".encode()
+        text += site.measured(number, f'"{site.prefix}\\{program}" "{site.work}\\{name}"')
     return Piece(script=text, files=files)

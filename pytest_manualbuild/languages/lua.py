@@ -5,7 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
+from pytest_manualbuild.languages.base import (
+    BatchSite,
+    Numbered,
+    Piece,
+    Site,
+    one_batch_process_each,
+    one_process_each,
+)
 
 NAME = "lua"
 PACKAGE = "lua"
@@ -19,4 +26,15 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         site,
         script=lambda path: f'"$PREFIX/bin/lua" {path}',
         load=lambda name: f'"$PREFIX/bin/lua" -e {shlex.quote(f"require [==[{name}]==]")}',
+    )
+
+
+def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
+    """Return the same for Windows."""
+    return one_batch_process_each(
+        checks,
+        scripts,
+        site,
+        program=r"Library\bin\lua.exe",
+        load=lambda name: f"require [==[{name}]==]",
     )

@@ -9,9 +9,16 @@ and one of a ``recipe.yaml`` has none either.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
+from pytest_manualbuild.languages.base import (
+    BatchSite,
+    Numbered,
+    Piece,
+    Site,
+    one_batch_process_each,
+    one_process_each,
+)
 from pytest_manualbuild.model import CheckKind
 
 NAME = "perl"
@@ -28,14 +35,32 @@ if (defined NAME->VERSION) {
 
 def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
     """Return the script for ``run_test.pl`` and the imports."""
+    use = _use(checks)
+    return one_process_each(
+        checks,
+        scripts,
+        site,
+        script=lambda path: f'"$PREFIX/bin/perl" {path}',
+        load=lambda name: f'"$PREFIX/bin/perl" -e {shlex.quote(use(name))}',
+    )
 
+
+def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
+    """Return the same for Windows."""
+    return one_batch_process_each(
+        checks,
+        scripts,
+        site,
+        program=r"Library\bin\perl.exe",
+        load=_use(checks),
+    )
+
+
+def _use(checks: Sequence[Numbered]) -> Callable[[str], str]:
     used = {check.text for _, check in checks if check.kind is CheckKind.USE}
 
-    def load(name: str) -> str:
+    def program(name: str) -> str:
         plain = " " in name or name in used
-        program = f"use {name};" + ("" if plain else _VERSION.replace("NAME", name))
-        return f'"$PREFIX/bin/perl" -e {shlex.quote(program)}'
+        return f"use {name};" + ("" if plain else _VERSION.replace("NAME", name))
 
-    return one_process_each(
-        checks, scripts, site, script=lambda path: f'"$PREFIX/bin/perl" {path}', load=load
-    )
+    return program

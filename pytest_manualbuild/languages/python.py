@@ -14,25 +14,26 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.execution.marks import Said
-from pytest_manualbuild.languages.base import Numbered, Piece, Site
+from pytest_manualbuild.languages.base import BatchSite, Numbered, Piece, Site
 from pytest_manualbuild.model import CheckKind
 from pytest_manualbuild.shells import SYSTEM_PATH
 
 NAME = "python"
 PACKAGE = "python"
 
-# Is told on descriptor 4 what to import, and answers on descriptor 3 with the key that came with
+# Is told on the descriptor ASK what to import, and answers on ANSWER with the key that came with
 # the name: what else an import writes there is no answer. It keeps what an import may replace.
 _DRIVER = """\
 import os, sys, traceback
 run, read, write, leave, getpid = exec, os.read, os.write, os._exit, os.getpid
 complain, streams, me = traceback.print_exc, [sys.stdout, sys.stderr], os.getpid()
-os.set_inheritable(3, False); os.set_inheritable(4, False)
-sys.path[0] = os.getcwd()
+os.set_inheritable(ANSWER, False); os.set_inheritable(ASK, False)
+if sys.path[:1] == [""]:
+    sys.path[0] = os.getcwd()
 while True:
     asked = b""
     while not asked.endswith(b"\\n"):
-        more = read(4, 65536)
+        more = read(ASK, 65536)
         if not more:
             break
         asked += more
@@ -55,7 +56,7 @@ while True:
             stream.flush()
         except BaseException:
             pass
-    write(3, ("\\n%s %d\\n" % (key, status)).encode())
+    write(ANSWER, ("\\n%s %d\\n" % (key, status)).encode())
 """
 
 # The shell knows the marks; the driver only ever holds the key of the import under way.
@@ -95,6 +96,63 @@ while [ "$_mb_next" -lt {count} ]; do
 done
 """
 
+# Windows has no descriptors to inherit but handles; a process of ours stands where the shell does
+# elsewhere. It holds the words in its memory, and removes the file that they came in.
+_WINDOWS_DRIVER = """\
+import os, sys
+import msvcrt
+ASK, ANSWER = [msvcrt.open_osfhandle(int(one), flags)
+               for one, flags in zip(sys.argv[1:], (os.O_RDONLY, os.O_WRONLY))]
+del sys.argv[1:]
+"""
+_WINDOWS_IMPORTS = r"""
+import msvcrt, os, subprocess, sys
+
+os.remove(__file__)
+checks = {checks!r}
+driver = {driver!r}
+
+
+def say(line):
+    for stream in 1, 2:
+        os.write(stream, (line + "\r\n").encode())
+
+
+position = 0
+while position < len(checks):
+    (ask_end, ask), (answers, answer_end) = os.pipe(), os.pipe()
+    handles = [msvcrt.get_osfhandle(one) for one in (ask_end, answer_end)]
+    for handle in handles:
+        os.set_handle_inheritable(handle, True)
+    call = [sys.executable, "-s", "-c", driver] + [str(handle) for handle in handles]
+    child = subprocess.Popen(call, stdin=subprocess.DEVNULL, close_fds=False)
+    os.close(ask_end)
+    os.close(answer_end)
+    say(checks[position][2])
+    with os.fdopen(answers, "rb") as lines:
+        while True:
+            key, name, _, end = checks[position]
+            status = None
+            try:
+                os.write(ask, (key + " " + name + "\n").encode())
+            except OSError:
+                break
+            for line in lines:
+                words = line.decode(errors="replace").split()
+                if len(words) == 2 and words[0] == key:
+                    status = words[1]
+                    break
+            if status is None or position + 1 == len(checks):
+                break
+            say(end + " " + status)
+            position += 1
+            say(checks[position][2])
+        os.close(ask)
+        code = child.wait()
+    say(checks[position][3] + " " + ("%d died" % code if status is None or code else status))
+    position += 1
+"""
+
 
 def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
     """Return the script for ``run_test.py`` and the imports."""
@@ -115,11 +173,40 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             begins=" ".join(site.marks.new(Said.BEGUN, number) for number, _ in imports),
             ends=" ".join(site.marks.new(Said.ENDED, number) for number, _ in imports),
             count=len(imports),
-            driver=shlex.quote(_DRIVER),
+            driver=shlex.quote(f"ASK, ANSWER = 4, 3\n{_DRIVER}"),
             system=SYSTEM_PATH,
         )
     for number, check in checks:
         if check.kind is CheckKind.PIP_CHECK:
             # As rattler-build does; a pip of the host must not stand in for the environment's.
             script += site.measured(number, '"$PREFIX/bin/python" -m pip check')
+    return Piece(script=script, files=files)
+
+
+def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
+    """Return the same for Windows."""
+    python = f'"{site.prefix}\\python.exe" -s'
+    script = ""
+    files: dict[str, bytes] = {}
+    imports = [(number, check) for number, check in checks if check.kind is CheckKind.IMPORT]
+    for number, check in checks:
+        if check.kind is CheckKind.SCRIPT:
+            files[check.text] = scripts[check.text]
+            script += site.measured(number, f'{python} "{site.work}\\{check.text}"')
+    if imports:
+        asked = [
+            (
+                secrets.token_hex(8),
+                " ".join(check.text.split()),
+                site.marker(site.marks.new(Said.BEGUN, number)),
+                site.marker(site.marks.new(Said.ENDED, number)),
+            )
+            for number, check in imports
+        ]
+        text = _WINDOWS_IMPORTS.format(checks=asked, driver=_WINDOWS_DRIVER + _DRIVER)
+        files["manualbuild_imports.py"] = text.encode()
+        script += f'{python} "{site.work}\\manualbuild_imports.py"\n'
+    for number, check in checks:
+        if check.kind is CheckKind.PIP_CHECK:
+            script += site.measured(number, f"{python[:-3]} -m pip check")
     return Piece(script=script, files=files)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
+from pytest_manualbuild.languages.base import (
+    BatchSite,
+    Numbered,
+    Piece,
+    Site,
+    one_batch_process_each,
+    one_process_each,
+)
 
 NAME = "r"
 PACKAGE = "r-base"
@@ -19,4 +26,15 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         site,
         script=lambda path: f'"$PREFIX/bin/Rscript" {path}',
         load=lambda name: f'"$PREFIX/bin/Rscript" -e {shlex.quote(f"library({name})")}',
+    )
+
+
+def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
+    """Return the same for Windows."""
+    return one_batch_process_each(
+        checks,
+        scripts,
+        site,
+        program=r"Scripts\Rscript.exe",
+        load=lambda name: f"library({name})",
     )

@@ -8,7 +8,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from pytest_manualbuild.languages.base import Numbered, Piece, Site, one_process_each
+from pytest_manualbuild.languages.base import (
+    BatchSite,
+    Numbered,
+    Piece,
+    Site,
+    one_batch_process_each,
+    one_process_each,
+)
 
 NAME = "ruby"
 PACKAGE = "ruby"
@@ -16,12 +23,26 @@ PACKAGE = "ruby"
 
 def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
     """Return the script for Ruby's script and requires."""
-
-    def load(name: str) -> str:
-        quoted = name.replace("\\", "\\\\").replace("'", "\\'")
-        program = f"require '{quoted}'"
-        return f'"$PREFIX/bin/ruby" -e {shlex.quote(program)}'
-
     return one_process_each(
-        checks, scripts, site, script=lambda path: f'"$PREFIX/bin/ruby" {path}', load=load
+        checks,
+        scripts,
+        site,
+        script=lambda path: f'"$PREFIX/bin/ruby" {path}',
+        load=lambda name: f'"$PREFIX/bin/ruby" -e {shlex.quote(_require(name))}',
     )
+
+
+def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
+    """Return the same for Windows."""
+    return one_batch_process_each(
+        checks,
+        scripts,
+        site,
+        program=r"Library\bin\ruby.exe",
+        load=_require,
+    )
+
+
+def _require(name: str) -> str:
+    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"require '{quoted}'"

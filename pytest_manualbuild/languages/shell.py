@@ -15,7 +15,8 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.execution.marks import Said
-from pytest_manualbuild.languages.base import Numbered, Parses, Piece, Site
+from pytest_manualbuild.languages.base import BatchSite, Numbered, Parses, Piece, Site
+from pytest_manualbuild.languages.run_test_bat import run_test_bat
 from pytest_manualbuild.model import CheckKind
 from pytest_manualbuild.shells import READ_SCRIPT, whole
 
@@ -68,6 +69,11 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             ended=site.marks.new(Said.SHELL_ENDED),
         )
     )
+
+
+def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
+    """Return the same for Windows: ``run_test.bat`` in a cmd of its own."""
+    return run_test_bat(checks, scripts, site)
 
 
 def statements(

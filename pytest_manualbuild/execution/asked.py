@@ -1,0 +1,37 @@
+"""What the script of one test section is made from, whatever shell it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_manualbuild.execution.marks import Marks
+from pytest_manualbuild.languages import TestLanguage
+from pytest_manualbuild.languages.base import Numbered
+from pytest_manualbuild.model import LinkedEnvironment, PlannedPackage
+
+SHORT_S = 60.0
+"""Time limit of our own small scripts on a host, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One test section, as it is to be run on a host."""
+
+    planned: PlannedPackage
+    environment: LinkedEnvironment
+    build: LinkedEnvironment | None
+    """The environment of ``requirements/build``, whose programs are found first."""
+    folder: str
+    """On the host; the folder of the tests goes below it."""
+    files: Mapping[str, bytes]
+    """The recipe's test files by their path."""
+    marks: Marks
+
+    def checks(self, language: TestLanguage) -> list[Numbered]:
+        """Return the section's checks in that language, with their positions in the plan."""
+        return [
+            (number, check)
+            for number, check in enumerate(self.planned.checks)
+            if check.language == language.NAME
+        ]

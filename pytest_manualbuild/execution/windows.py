@@ -1,0 +1,165 @@
+r"""Writes the script of a test section in batch, for the command processor of Windows.
+
+It is a batch file of ours alone: what tests bring runs in processes of its own, so that no
+``exit`` and no ``%ERRORLEVEL%`` of theirs reaches it. Activation scripts are the exception, as in
+conda, and what they end has ended before the environment was active.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_manualbuild.environment.environments import post_link
+from pytest_manualbuild.execution.asked import Asked
+from pytest_manualbuild.execution.marks import Said
+from pytest_manualbuild.hosts.base import Connection
+from pytest_manualbuild.languages import LANGUAGES
+from pytest_manualbuild.languages.base import BatchSite
+from pytest_manualbuild.languages.run_test_bat import CMD
+from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+
+_PATH = (
+    "{prefix}",
+    r"{prefix}\Library\mingw-w64\bin",
+    r"{prefix}\Library\usr\bin",
+    r"{prefix}\Library\bin",
+    r"{prefix}\Scripts",
+    r"{prefix}\bin",
+)
+"""What conda puts before PATH on Windows, in that order."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FAILED = "IF %ERRORLEVEL% NEQ 0 exit %ERRORLEVEL%\n"
+
+
+def work(folder: str) -> str:
+    """Return the folder of the tests below one of ours."""
+    return f"{folder}\\work"
+
+
+def look(folder: str, prefix: str) -> str:
+    """Return a script that looks at the host after the tests (see ``aftermath``)."""
+    del folder
+    return f'@if not exist "{_text(prefix)}\\conda-meta" echo gone\n'
+
+
+def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]:
+    """Return the script of a section, and the files that go into its folder of tests."""
+    site = BatchSite(
+        marks=asked.marks,
+        marker=connection.marker,
+        work=_text(work(asked.folder)),
+        prefix=_text(asked.environment.prefix),
+    )
+    (section,) = asked.planned.sections
+    text = "@echo off\n"
+    text += _variables(_values(asked.planned.artifact, asked.environment, work(asked.folder)))
+    text += "set CPU_COUNT=%NUMBER_OF_PROCESSORS%\n"
+    if section.schema:
+        text += 'set "RECIPE_DIR="\nset "SRC_DIR="\n'
+    text += _variables(section.env)
+    for name in asked.environment.post_link:
+        installed = next(one for one in asked.environment.packages if one.name == name)
+        text += _post_link(installed, site)
+    text += f'cd /d "{site.work}"\n{_activate(asked.environment)}'
+    if asked.build is not None:
+        text += _variables({"BUILD_PREFIX": asked.build.prefix}) + _activate(asked.build)
+    # A variable of that name would hide what programs return.
+    text += f'set "ERRORLEVEL="\ncd /d "{site.work}"\n{site.say(Said.ACTIVATED)}'
+    if section.cwd:
+        folder = section.cwd.replace("/", "\\")
+        text += f'cd /d "{site.prefix}\\{_text(folder)}" || exit 1\n'
+    files = dict(asked.files)
+    for language in LANGUAGES:
+        if numbered := asked.checks(language):
+            piece = language.batch(numbered, dict(asked.files), site)
+            text += piece.script
+            files.update(piece.files)
+    # A test may say so with a file of this name (conda-build, build.py).
+    failed = site.say(Said.TEST_FAILED)
+    text += f'cd /d "{site.work}"\nif exist TEST_FAILED (\n{failed})\n'
+    return f"{text}{site.say(Said.COMPLETE)}exit 0\n", files
+
+
+def _activate(environment: LinkedEnvironment) -> str:
+    prefix = _text(environment.prefix)
+    folders = ";".join(one.format(prefix=prefix) for one in _PATH)
+    scripts = sorted((Path(environment.path) / "etc/conda/activate.d").glob("*.bat"))
+    calls = "".join(
+        f'call "{prefix}\\etc\\conda\\activate.d\\{_text(one.name)}"\n' for one in scripts
+    )
+    # As conda-build's runner looks at what activation left, and at each script by itself.
+    return f'set "PATH={folders};%PATH%"\n' + (f"{calls}{_FAILED}" if calls else "")
+
+
+def _post_link(installed: InstalledPackage, site: BatchSite) -> str:
+    number = re.search(r"\d+$", installed.build)
+    values = {
+        "PKG_NAME": installed.name,
+        "PKG_VERSION": installed.version,
+        "PKG_BUILDNUM": number.group() if number else "0",
+        "ROOT_PREFIX": site.prefix,
+    }
+    script = post_link(installed.name, "win-").replace("/", "\\")
+    return (
+        site.say(Said.LINKING, name=installed.name)
+        + "setlocal\n"
+        + _variables(values)
+        + f'"{CMD}" /d /c call "{site.prefix}\\{script}"\n{_FAILED}endlocal\n'
+    )
+
+
+def _values(artifact: Artifact, environment: LinkedEnvironment, folder: str) -> dict[str, str]:
+    """Return the variables that conda-build documents for the time of the test (environ.py)."""
+    subdir = "win-64" if artifact.subdir == "noarch" else artifact.subdir
+    prefix = environment.prefix
+    values = {name: value for name, value in artifact.variant.items() if _NAME.fullmatch(name)}
+    values |= {
+        "ARCH": subdir.partition("-")[2],
+        "CONDA_BUILD": "1",
+        "CONDA_BUILD_STATE": "TEST",
+        "CONDA_DEFAULT_ENV": prefix,
+        "CONDA_PREFIX": prefix,
+        "CONDA_SHLVL": "1",
+        "LIBRARY_BIN": f"{prefix}\\Library\\bin",
+        "LIBRARY_INC": f"{prefix}\\Library\\include",
+        "LIBRARY_LIB": f"{prefix}\\Library\\lib",
+        "LIBRARY_PREFIX": f"{prefix}\\Library",
+        "PKG_BUILDNUM": str(artifact.build_number),
+        "PKG_BUILD_STRING": artifact.build,
+        "PKG_NAME": artifact.name,
+        "PKG_VERSION": artifact.version,
+        "PREFIX": prefix,
+        "PYTHONNOUSERSITE": "1",
+        "RECIPE_DIR": folder,
+        "SCRIPTS": f"{prefix}\\Scripts",
+        "SHLIB_EXT": ".dll",
+        "SRC_DIR": folder,
+        "SUBDIR": subdir,
+        "build_platform": subdir,
+    }
+    if hashed := re.search(r"h[0-9a-f]{7}", artifact.build):
+        values["PKG_HASH"] = hashed.group()
+    for installed in environment.packages:
+        if installed.name == "python":
+            short = ".".join(installed.version.split(".")[:2])
+            values |= {
+                "CONDA_PY": short.replace(".", ""),
+                "PY_VER": short,
+                "SP_DIR": f"{prefix}\\Lib\\site-packages",
+                "STDLIB_DIR": f"{prefix}\\Lib",
+            }
+    return values
+
+
+def _variables(values: Mapping[str, str]) -> str:
+    """Return the lines that set variables; a text of several lines is more than cmd can set."""
+    return "".join(
+        f'set "{name}={_text(" ".join(value.splitlines()))}"\n'
+        for name, value in sorted(values.items())
+    )
+
+
+def _text(value: str) -> str:
+    return value.replace("%", "%%")

@@ -1,0 +1,336 @@
+"""Hosts of kind ``wine``: a prefix of wine on this machine, which says it is some Windows.
+
+A stand-in, never Windows itself: it shows that a package's batch files, programs and imports run,
+and nothing about what wine does otherwise. One prefix is made in the user's cache and copied for
+each host; a server of wine (``wineserver``) of its own lives as long as the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_manualbuild.batch import BatchConnection
+from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
+from pytest_manualbuild.framing import Stream
+from pytest_manualbuild.hosts import facts
+from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.hosts.local import kill_marked
+from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
+from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.shells import START_S
+
+ROOT = r"C:\mb"
+"""Where our files go on such a host."""
+PROGRAMS = "/usr/local/bin:/usr/bin:/bin"
+WINE, WINESERVER = "wine", "wineserver"
+_BOOT_S = 300.0
+_CHUNK = 64 * 1024
+_NOTES = (
+    "a stand-in: {version}, not Windows",
+    "the network is not cut off on this machine",
+)
+
+
+class WineProvider:
+    """Makes hosts of copies of one prefix."""
+
+    def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
+        """Return what a copy of the prefix says of itself, kept by what the prefix is."""
+        source = _source(host, progress)
+        named = hashlib.sha256((source / "system.reg").read_bytes())
+        named.update(f"{version()} {host.persona}".encode())
+        kept = cache_folder() / "facts" / f"wine-{named.hexdigest()}.json"
+        found = facts.kept(kept)
+        if found is None:
+            connection = self.start(host, run, [], progress)
+            try:
+                said = connection.run(facts.WINDOWS_PROBE, timeout_s=START_S).stdout
+            finally:
+                connection.close()
+            notes = tuple(note.format(version=version()) for note in _NOTES)
+            found = replace(facts.parse_windows(said), notes=notes)
+            facts.keep(kept, found)
+        return found
+
+    def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
+        """Place environments in a folder that is the same in each run: they are linked once."""
+        del host, run
+        return Placement(root=f"{ROOT}\\{package_sha256[:8]}", in_place=False)
+
+    def start(
+        self,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> BatchConnection:
+        """Copy the prefix, and the environments into it."""
+        source = _source(host, progress)
+        run.expect("wine", host=host.name)
+        machine = _WineMachine(host, run)
+        try:
+            progress("copying the prefix")
+            machine.begin(source)
+            with during("delivering"):
+                for one in environments:
+                    progress("copying the environment")
+                    machine.deliver(one)
+        except BaseException:
+            machine.close()
+            raise
+        return BatchConnection(machine, host=host.name, folder=f"{ROOT}\\s")
+
+    def sweep(self, run: Run) -> list[str]:
+        """Kill what is left of a run's processes; its folders go with its record."""
+        return kill_marked(f"{run.run_id}/", "MANUALBUILD_WINE") if run.made("wine") else []
+
+
+class _WineMachine:
+    """One copy of the prefix with its server."""
+
+    def __init__(self, host: Host, run: Run) -> None:
+        self._host = host
+        self._marked = f"{run.run_id}/{host.name}"
+        self._own = run.folder / f"{host.name}-{os.urandom(4).hex()}"
+        self._prefix = self._own / "prefix"
+        self._environment = environment(self._own, self._marked)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def begin(self, source: Path) -> None:
+        """Copy the prefix and start its server and services; HostUnavailable if that fails."""
+        try:
+            self._own.mkdir(parents=True)
+            subprocess.run(
+                ["/bin/cp", "-a", "--reflink=auto", str(source), str(self._prefix)],
+                check=True,
+                capture_output=True,
+                timeout=_BOOT_S,
+            )
+            # Tests have no business in the folders of this machine.
+            for drive in (self._prefix / "dosdevices").iterdir():
+                if drive.name != "c:":
+                    drive.unlink()
+            self._server = subprocess.Popen(
+                [WINESERVER, "-f", "-p"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            _wine(["winecfg", "-v", self._host.persona], self._environment, self.drive)
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", None) or b""
+            raise HostUnavailable(
+                f"{self._host.name}: the prefix cannot be copied and started:"
+                f" {said.decode(errors='replace').strip() or error}.",
+                remedy="Is the disk full? Remove the cache's folder `wine` to have it made anew.",
+            ) from error
+
+    @property
+    def drive(self) -> Path:
+        """The folder that is drive C."""
+        return self._prefix / "drive_c"
+
+    def _path(self, path: str) -> Path:
+        return self.drive.joinpath(*path.split("\\")[1:])
+
+    def deliver(self, one: LinkedEnvironment) -> None:
+        """Copy an environment to its prefix; EnvironmentBroken if that fails."""
+        try:
+            shutil.copytree(one.path, self._path(one.prefix), symlinks=True)
+        except (OSError, shutil.Error) as error:
+            raise EnvironmentBroken(
+                f"{self._host.name}: the environment cannot be copied: {error}.",
+                remedy="Is the disk full?",
+            ) from error
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files; see ``batch.Machine``."""
+        try:
+            for path, data in files.items():
+                target = self._path(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        except OSError as error:
+            raise HostLost(
+                f"{self._host.name}: files cannot be written on it: {error.strerror}.",
+                remedy="Is the disk full?",
+            ) from error
+
+    def call(self, path: str) -> _Process:
+        """Run a batch file; see ``batch.Machine``."""
+        marked = {**self._environment, "MANUALBUILD_RUN_ID": self._marked}
+        return _Process([WINE, "cmd", "/d", "/c", path], marked, self.drive)
+
+    def kill(self) -> tuple[str, ...]:
+        """Kill all processes of scripts; see ``batch.Machine``."""
+        return tuple(kill_marked(self._marked))
+
+    def lost(self) -> str:
+        """Say whether the server is gone: without it no process of the prefix lives."""
+        if self._server is None or self._server.poll() is not None:
+            return "its wineserver ended"
+        return ""
+
+    def close(self) -> None:
+        """End all processes of the prefix, and remove it."""
+        kill_marked(self._marked)
+        kill_marked(self._marked, "MANUALBUILD_WINE")
+        if self._server is not None:
+            self._server.wait()
+            self._server = None
+        shutil.rmtree(self._own, ignore_errors=True)
+
+
+class _Process:
+    """A batch file that runs; it may leave processes behind that keep its streams open."""
+
+    def __init__(self, argv: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self._process = subprocess.Popen(
+            argv,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._selector = selectors.DefaultSelector()
+        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            if pipe is not None:
+                self._selector.register(pipe, selectors.EVENT_READ, stream)
+
+    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
+        """Return what came; see ``batch.Process``."""
+        if not self._selector.get_map():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+                raise EOFError
+            return []
+        ended = self._process.poll() is not None  # before the look: nothing of its own comes after
+        chunks: list[tuple[Stream, bytes]] = []
+        ready = self._selector.select(timeout_s)
+        for key, _ in ready:
+            if data := os.read(key.fd, _CHUNK):
+                chunks.append((key.data, data))
+            else:
+                self._selector.unregister(key.fileobj)
+        if ended and not ready:
+            raise EOFError
+        return chunks
+
+    def status(self) -> int:
+        """Return its exit status; see ``batch.Process``."""
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status
+
+    def close(self) -> None:
+        """Let go of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._selector.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def environment(own: Path, mark: str) -> dict[str, str]:
+    """Return the variables that wine gets for the prefix in a folder: nothing of the caller's."""
+    return {
+        "PATH": PROGRAMS,
+        "HOME": str(own),  # what wine calls a user's documents are links to it
+        "LANG": "C.UTF-8",
+        "WINEPREFIX": str(own / "prefix"),
+        "WINEARCH": "win64",
+        "WINEDEBUG": "-all",
+        # No debugger that waits for a user, no offers to fetch other programs, no menus.
+        "WINEDLLOVERRIDES": "winedbg.exe,winemenubuilder.exe,mscoree,mshtml=",
+        "MANUALBUILD_WINE": mark,
+    }
+
+
+def _source(host: Host, progress: Progress) -> Path:
+    """Return the prefix to copy; HostUnavailable where there is none, or no wine."""
+    if not shutil.which("wine", path=PROGRAMS):
+        raise HostUnavailable(
+            f"{host.name}: wine is not installed.",
+            remedy="Install it (Debian: wine and wine64), or leave the host out with --on.",
+        )
+    source = Path(host.root).expanduser() if host.root else _base(progress)
+    if not ((source / "drive_c/windows").is_dir() and (source / "system.reg").is_file()):
+        raise HostUnavailable(
+            f"{host.name}: {source} is no prefix of wine.",
+            remedy="Name one that `wineboot` made as `root` in the matrix, or name none.",
+        )
+    return source
+
+
+def _base(progress: Progress) -> Path:
+    """Return the prefix in the cache, made when it is not there yet for this version of wine."""
+    target = cache_folder() / "wine" / version()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(f"{target.name}.lock")):
+        if not target.is_dir():
+            progress("making a prefix of wine")
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                make_prefix(Path(folder))
+                (Path(folder) / "prefix").rename(target)
+    return target
+
+
+def make_prefix(folder: Path) -> None:
+    """Make a prefix as ``prefix`` in a folder; HostUnavailable if that fails."""
+    variables = environment(folder, folder.name)
+    try:
+        _wine(["wineboot", "-i"], variables, folder)
+        subprocess.run([WINESERVER, "-w"], env=variables, timeout=_BOOT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostUnavailable(
+            f"wine cannot make a prefix: {error}.",
+            remedy="Try `wineboot -i` by hand; hosts of kind wine can be left out with --on.",
+        ) from error
+    finally:
+        kill_marked(folder.name, "MANUALBUILD_WINE")
+
+
+def _wine(words: list[str], variables: Mapping[str, str], folder: Path) -> None:
+    """Run one of wine's programs; its words go nowhere, since its services keep the pipes open."""
+    subprocess.run(
+        [WINE, *words],
+        env=dict(variables),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=_BOOT_S,
+        check=True,
+    )
+
+
+def version() -> str:
+    """Return such as ``wine-8.0``."""
+    done = subprocess.run(
+        [WINE, "--version"],
+        env={"PATH": PROGRAMS, "WINEDEBUG": "-all"},
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    return (done.stdout.split() or ["wine"])[0]
+
+
+PROVIDER = WineProvider()

