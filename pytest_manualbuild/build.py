@@ -21,6 +21,7 @@ from pathlib import Path
 from pytest_manualbuild import __version__, build_record, package, recipe
 from pytest_manualbuild.build_record import BuiltFile, Config, Image, Record, Sources
 from pytest_manualbuild.errors import BuildError
+from pytest_manualbuild.recipe.folder import folder_sha256
 
 SCRIPT = ".scripts/run_docker_build.sh"
 LABEL = "manualbuild.build"
@@ -187,7 +188,7 @@ def _run(job: _Job, place: Path, tell: Tell) -> tuple[Path, Record]:
         started=_now(),
         command=job.command,
         environment=dict(job.environment),
-        recipe_sha256=recipe.folder_sha256(job.recipe),
+        recipe_sha256=folder_sha256(job.recipe),
         sources=_sources(job.folder),
         config=Config(name=job.config.name, sha256=build_record.sha256(job.config))
         if job.config
@@ -206,7 +207,7 @@ def _run(job: _Job, place: Path, tell: Tell) -> tuple[Path, Record]:
         raise
     finally:
         made = [file for file, seen in _present(job.artifacts).items() if before.get(file) != seen]
-        changed = recipe.folder_sha256(job.recipe) != record.recipe_sha256
+        changed = folder_sha256(job.recipe) != record.recipe_sha256
         record = replace(
             record,
             state="failed" if state == "built" and (changed or not made) else state,

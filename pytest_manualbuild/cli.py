@@ -15,6 +15,7 @@ from pathlib import Path
 from pytest_manualbuild import errors
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS, Facts, Host
+from pytest_manualbuild.reports.text import visible
 from pytest_manualbuild.verbs import making, proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
@@ -25,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
+        _look_where_we_are()
         return verb(parsed)
     except ManualBuildError as error:
-        sys.stderr.write(f"manualbuild: {error}\n")
+        # With the names of files, a stranger's words come here.
+        sys.stderr.write("\n".join(map(visible, f"manualbuild: {error}".splitlines())) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("manualbuild: interrupted.\n")
@@ -37,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
         return ManualBuildError.exit_code
+
+
+def _look_where_we_are() -> None:
+    """Say clearly that the current folder was removed; whatever is relative to it is lost."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ManualBuildError(
+            "The current folder is not there any more.", remedy="Go to another one (cd)."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

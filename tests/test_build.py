@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import LOCAL, META, command, manualbuild, run_local, write_package
-from pytest_manualbuild import build_record, package, recipe
+from pytest_manualbuild import build_record, package
 from pytest_manualbuild.environment.environments import index_channel
+from pytest_manualbuild.recipe.folder import folder_sha256
 
 IMAGE = "manualbuild/debian-12:test"
 # What conda-forge's script does, without a pull and without conda: a container makes the package.
@@ -99,7 +100,7 @@ def test_a_feedstock_is_built_recorded_tested_and_requested(tmp_path: Path) -> N
     assert (record["state"], record["exit_status"], record["tool"]) == ("built", 0, "feedstock")
     commit = command("git", "rev-parse", "HEAD", cwd=tmp_path).out.strip()
     assert record["sources"] == {"commit": commit, "dirty": False}
-    assert record["recipe_sha256"] == recipe.folder_sha256(tmp_path / "recipe")
+    assert record["recipe_sha256"] == folder_sha256(tmp_path / "recipe")
     config = (tmp_path / ".ci_support/linux_64_.yaml").read_bytes()
     assert record["config"] == {
         "name": "linux_64_.yaml",

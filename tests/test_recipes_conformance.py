@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -32,6 +33,7 @@ standin = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(standin)
 
 
+@functools.cache
 def ours(folder: Path, subdir: str) -> tuple[Output, ...]:
     source = json.loads((folder / "source.json").read_text())
     configs = [folder / name for name in source.get("variant_files", {}).get(subdir, ())]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_manualbuild import strictjson
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
 from pytest_manualbuild.package import archive
@@ -111,9 +111,11 @@ def _hash(path: Path) -> tuple[str, int]:
 
 def _object(path: Path, name: str, content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = strictjson.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: {name} is not JSON.", remedy="Build it again.") from error
+        raise ArtifactError(
+            f"{path}: {name} is not JSON, or has a key twice.", remedy="Build it again."
+        ) from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: {name} is not an object.", remedy="Build it again.")
     return value
@@ -178,10 +180,10 @@ def paths(path: Path) -> dict[str, str]:
 def entries(path: Path, content: bytes) -> list[dict[str, Any]]:
     """Return the entries of a package's ``info/paths.json``; ArtifactError if it is broken."""
     try:
-        found = json.loads(content)["paths"]
+        found = strictjson.loads(content)["paths"]
         if all(isinstance(entry["_path"], str) for entry in found):
             return list(found)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ArtifactError(f"{path}: {_PATHS} is not valid.", remedy="Build it again.")
 

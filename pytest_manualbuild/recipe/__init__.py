@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_manualbuild.errors import RecipeError
-from pytest_manualbuild.model import Output, builder_subdir
-from pytest_manualbuild.recipe import meta_yaml, recipe_yaml
-from pytest_manualbuild.recipe.folder import folder_sha256
 from pytest_manualbuild.recipe.renderer import renderer as child
-from pytest_manualbuild.recipe.wanted import Wanted
 
-FILES = (meta_yaml.FILE, recipe_yaml.FILE)
+if TYPE_CHECKING:
+    from pytest_manualbuild.model import Output
+
+FILES = ("meta.yaml", "recipe.yaml")
 """In a folder that holds both the first one counts: conda-build takes it, and never looks on."""
 RENDERERS = ("own", "conda-build")
 """What renders a ``meta.yaml``. A ``recipe.yaml`` is always rendered by py-rattler-build."""
-
-__all__ = ["FILES", "RENDERERS", "Recipe", "file", "folder_sha256", "load", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,12 @@ def load(
     ``renderer`` is one of RENDERERS; for the other arguments see ``Wanted``. Raises RecipeError,
     naming file and line.
     """
+    # Here, so that `prepare` has the process started before this one imports all that.
+    from pytest_manualbuild.model import builder_subdir  # noqa: PLC0415
+    from pytest_manualbuild.recipe import meta_yaml, recipe_yaml  # noqa: PLC0415
+    from pytest_manualbuild.recipe.folder import folder_sha256  # noqa: PLC0415
+    from pytest_manualbuild.recipe.wanted import Wanted  # noqa: PLC0415
+
     path = file(folder)
     wanted = Wanted(
         subdir=builder_subdir(subdir),
@@ -58,7 +62,7 @@ def load(
         configs=tuple(configs),
         exclusive=exclusive,
     )
-    if path.name == meta_yaml.FILE:
+    if path.name == FILES[0]:
         outputs = meta_yaml.outputs(path, wanted, real=renderer == "conda-build")
     else:
         outputs = recipe_yaml.outputs(path, wanted)

@@ -21,7 +21,6 @@ from pytest_manualbuild.recipe import document, rattler_tests
 from pytest_manualbuild.recipe.needs import needs
 from pytest_manualbuild.recipe.wanted import Wanted
 
-FILE = "recipe.yaml"
 VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
 """Taken where they lie beside a recipe; of both, the later one wins, as in rattler-build."""
 MOST_S = 10.0
