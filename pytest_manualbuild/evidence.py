@@ -206,7 +206,7 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
         for name, data in build_record.of_packages(artifacts):
             # With the logs: its hash stands in the evidence, and the gate looks for it.
             (folder / "logs").mkdir(exist_ok=True)
-            _replace(folder / build_record.in_evidence(name), data)
+            replace_file(folder / build_record.in_evidence(name), data)
         logs = {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((folder / "logs").rglob("*"))
