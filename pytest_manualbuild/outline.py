@@ -146,6 +146,7 @@ def text(found: Sequence[Output], subdir: str) -> str:
         words += [f"{one.kind}: no conda package, not tested"] * (one.kind != "conda")
         lines.append("  " + "  ".join(words))
         lines += [f"    - {check.name}" for check in _checks(one)]
+        lines += [f"      (unknown key {key!r}: it is not tested)" for key in one.unknown]
         if len(_checks(one)) == 1:
             lines.append("      (no tests: an installation proves little)")
     return "".join(f"{_printable(line)}\n" for line in lines)

@@ -180,6 +180,14 @@ def test_files_that_are_not_there(words: tuple[str, ...], says: str, folder: Pat
     assert says in ran.out
 
 
+def test_a_misspelt_key_of_the_tests_is_shown(folder: Path) -> None:
+    (folder / "recipe/meta.yaml").write_text(RECIPE.replace("commands:", "comands:"))
+
+    ran = manualbuild("plan", "--recipe", "recipe", "--subdir", "linux-64", cwd=folder)
+
+    assert (ran.status, "(unknown key 'comands': it is" in ran.out) == (0, True), ran.out
+
+
 def test_a_wheel_is_no_package_to_test(folder: Path) -> None:
     (folder / "recipe/meta.yaml").write_text(
         "package:\n  name: odd\n  version: '1'\noutputs:\n"
