@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import sshd
+import vagrantfiles
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -158,6 +159,28 @@ def ssh_server(sshd_program: None, tmp_path: Path) -> Iterator[sshd.Sshd]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def box(
+    engine: None, sshd_program: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[vagrantfiles.Box]:
+    """What machines of a Vagrantfile are made from; skip where Vagrant is missing."""
+    del engine, sshd_program
+    if not shutil.which("vagrant"):
+        pytest.skip("vagrant is missing")
+    made = vagrantfiles.make(tmp_path_factory.mktemp("box"))
+    yield made
+    command("docker", "rmi", "-f", made.image, cwd=ROOT)
+
+
+@pytest.fixture(scope="session")
+def standing(box: vagrantfiles.Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a Vagrant machine that its user has brought up."""
+    folder = box.vagrantfile(tmp_path_factory.mktemp("standing") / "vagrant")
+    vagrantfiles.vagrant(folder, "up")
+    yield folder
+    vagrantfiles.vagrant(folder, "destroy", "--force")
 
 
 APPLETS = (

@@ -81,7 +81,7 @@ class Sshd:
     def new_host_key(self) -> None:
         """Give the server another key than the one that clients know."""
         (self.folder / "host_key").unlink()
-        _keygen(self.folder / "host_key")
+        keygen(self.folder / "host_key")
 
 
 def make(folder: Path, *more: str) -> Sshd:
@@ -95,7 +95,7 @@ def make(folder: Path, *more: str) -> Sshd:
         port = free.getsockname()[1]
     server = Sshd(folder=folder, port=port)
     for name in ("host_key", "key", "other_key"):
-        _keygen(folder / name)
+        keygen(folder / name)
     (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
     lines = [
         f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host_key",
@@ -114,7 +114,7 @@ def make(folder: Path, *more: str) -> Sshd:
     return server
 
 
-def _keygen(path: Path) -> None:
+def keygen(path: Path) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)],
         check=True, stdin=subprocess.DEVNULL,

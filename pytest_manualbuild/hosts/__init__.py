@@ -10,7 +10,14 @@ from pytest_manualbuild.hosts.base import Provider
 from pytest_manualbuild.hosts.runs import Run, dead_runs
 
 # Loaded when a host of the kind is wanted: the libraries behind them are slow to import.
-_KINDS: Mapping[str, str] = {"docker": "docker", "local": "local", "rootfs": "rootfs", "ssh": "ssh"}
+_KINDS: Mapping[str, str] = {
+    "docker": "docker",
+    "local": "local",
+    "rootfs": "rootfs",
+    # Before those that are reached by ssh alone: with its machine goes what was left in it.
+    "vagrant": "vagrant",
+    "ssh": "ssh",
+}
 
 
 def provider(kind: str) -> Provider:
@@ -30,12 +37,14 @@ def sweep(run: Run) -> list[str]:
 
     Where an engine is away, the record stays, and the next sweep tries again.
     """
-    removed = []
-    try:
-        for kind in _KINDS:
+    removed, away = [], False
+    for kind in _KINDS:
+        try:
             if run.made(kind):
                 removed += provider(kind).sweep(run)
-    except HostError:
+        except HostError:
+            away = True
+    if away:
         run.unlock()
     else:
         run.forget()
