@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,6 +206,20 @@ def tiny_root(root: Path) -> None:
     for library in {word for word in needed if word.startswith("/")}:
         (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, root / library[1:])
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Give a folder on a disk of that size."""
+    folder.mkdir(exist_ok=True)
+    if command(
+        "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder), cwd=folder
+    ).status:
+        pytest.skip("a small disk cannot be mounted")
+    try:
+        yield folder
+    finally:
+        command("umount", "-l", str(folder), cwd=folder.parent)
 
 
 def recipe(name: str) -> Path:

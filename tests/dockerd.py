@@ -15,8 +15,10 @@ START_S = 60.0
 class Engine:
     """One engine; ``folder`` takes all that it makes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self.folder = folder
+        self._more = more
+        """Further words of its command line."""
         self.socket = folder / "d.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,7 +36,7 @@ class Engine:
                     str(PROGRAM), "--host", self.url, "--data-root", f"{self.folder}/data",
                     "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid",
                     "--bridge", "none", "--iptables=false", "--ip-forward=false",
-                    "--ip-masq=false",
+                    "--ip-masq=false", *self._more,
                 ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 env={**os.environ, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"},

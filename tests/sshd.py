@@ -90,9 +90,7 @@ def make(folder: Path, *more: str) -> Sshd:
     folder.chmod(0o700)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its rights, as root
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = Sshd(folder=folder, port=port)
     for name in ("host_key", "key", "other_key"):
         keygen(folder / name)
@@ -112,6 +110,13 @@ def make(folder: Path, *more: str) -> Sshd:
         "  StrictHostKeyChecking no\n"
     )
     return server
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def keygen(path: Path) -> None:

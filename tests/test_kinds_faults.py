@@ -8,14 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import sshd
 
-from conftest import command, write_package
+from conftest import command, small_disk, write_package
 from pytest_manualbuild import hosts, matrix, plan, shells
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.execution.engine import Engine, Settings
@@ -121,20 +121,6 @@ def broken(found: list[CheckResult], phase: str, cause: str, *, passed: int = 0)
     for result in found[passed:]:
         assert result.message.startswith(f"While {phase}: "), result.message
         assert result.cause.value == cause, result
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Give a folder on a disk of that size."""
-    folder.mkdir(exist_ok=True)
-    if command(
-        "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder), cwd=folder
-    ).status:
-        pytest.skip("a small disk cannot be mounted")
-    try:
-        yield folder
-    finally:
-        command("umount", "-l", str(folder), cwd=folder.parent)
 
 
 def matrix_entry(kind: str, request: pytest.FixtureRequest, case: Case, more: str = "") -> str:

@@ -53,10 +53,9 @@ class DockerProvider:
                 progress("asking the image what it is")
                 connection = DockerConnection(host, run, image.id, ())
                 try:
-                    result = connection.run(facts.PROBE, timeout_s=shells.START_S)
+                    found = facts.ask(host.name, connection)
                 finally:
                     connection.close()
-                found = facts.parse(result.stdout)
                 _keep(kept, found)
             digests = image.attrs.get("RepoDigests") or [image.id]
             return replace(found, kernel=kernel, image_digest=digests[0])

@@ -47,10 +47,9 @@ class RootfsProvider:
         root, digest = _root(host, progress)
         connection = RootfsConnection(host, run, root, ())
         try:
-            said = connection.run(facts.PROBE, timeout_s=shells.START_S).stdout
+            found = facts.ask(host.name, connection)
         finally:
             connection.close()
-        found = facts.parse(said)
         notes = [*found.notes, *connection.notes]
         if digest is None:
             notes.append("the root is a folder: what it holds is not part of the evidence")

@@ -84,11 +84,10 @@ class SshProvider:
         folder = f"{_base(host)}/manualbuild-{run.run_id[:12]}-{secrets.token_hex(3)}"
         connection = SshConnection(host, run, folder)
         try:
-            said = connection.run(facts.PROBE, timeout_s=shells.START_S).stdout
+            found = facts.ask(host.name, connection)
             processes = connection.has_folders(["/proc/self"])
         finally:
             connection.close()
-        found = facts.parse(said)
         notes = [*found.notes]
         if not host.network:
             notes.append("the network is not cut off on that machine")
