@@ -213,9 +213,8 @@ def far_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[docke
     port = sshd.free_port()
     with small_disk(folder / "disk", "30m") as disk:
         engine = dockerd.Engine(
-            disk / "e", "--host", f"tcp://127.0.0.1:{port}", "--tlsverify",
-            "--tlscacert", f"{folder}/ca.pem", "--tlscert", f"{folder}/cert.pem",
-            "--tlskey", f"{folder}/key.pem",
+            disk / "e", "--tlsverify", "--tlscacert", f"{folder}/ca.pem",
+            "--tlscert", f"{folder}/cert.pem", "--tlskey", f"{folder}/key.pem", port=port,
         )  # fmt: skip
         try:
             if problem := engine.start():

@@ -16,9 +16,11 @@ _DOCKERFILE = f"""\
 FROM {_BASE}
 COPY root /server
 COPY key.pub /root/.ssh/authorized_keys
-COPY host_key other_key /etc/ssh/
+COPY host_key /etc/ssh/host_key
+COPY host_key /etc/ssh/host_key.kept
+COPY other_key /etc/ssh/other_key.kept
 RUN cp -rn /server/. / && rm -r /server && mkdir -p /run/sshd && touch /etc/fstab \\
- && chmod 700 /root/.ssh && chmod 600 /etc/ssh/*_key \\
+ && chmod 700 /root/.ssh && chmod 600 /etc/ssh/*_key* \\
  && echo 'sshd:x:105:65534::/run/sshd:/usr/sbin/nologin' >> /etc/passwd
 CMD ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", "/etc/ssh/host_key", \\
      "-o", "PermitRootLogin=yes", "-o", "PidFile=/run/sshd.pid"]
@@ -26,7 +28,7 @@ CMD ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", "/etc/ssh/host_key",
 _VAGRANTFILE = """\
 Vagrant.configure("2") do |config|
   {more}
-  config.vm.boot_timeout = 20
+  config.vm.boot_timeout = {boot_s}
   config.ssh.username = "root"
   config.ssh.sudo_command = "%c"
   config.ssh.private_key_path = "{key}"
@@ -35,6 +37,7 @@ Vagrant.configure("2") do |config|
     docker.image = "{image}"
     docker.pull = false
     docker.has_ssh = true
+    {cmd}
   end
 end
 """
@@ -83,11 +86,21 @@ class Box:
     key: Path
 
     def vagrantfile(
-        self, folder: Path, *, more: str = NOT_SHARED, before: str = "", key: Path | None = None
+        self,
+        folder: Path,
+        *,
+        more: str = NOT_SHARED,
+        before: str = "",
+        key: Path | None = None,
+        boot_s: int = 20,
+        cmd: str = "",
     ) -> Path:
         """Write a Vagrantfile into a folder, which is made."""
         folder.mkdir(exist_ok=True)
-        text = _VAGRANTFILE.format(more=more, key=key or self.key, image=self.image)
+        text = _VAGRANTFILE.format(
+            more=more, key=key or self.key, image=self.image, boot_s=boot_s,
+            cmd=f"docker.cmd = {cmd}" if cmd else "",
+        )  # fmt: skip
         (folder / "Vagrantfile").write_text(before + text)
         return folder
 

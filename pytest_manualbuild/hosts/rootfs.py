@@ -27,7 +27,7 @@ from pytest_manualbuild.hosts.base import FOLDER, Placement, Progress
 from pytest_manualbuild.hosts.cgroups import ControlGroup
 from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.pipes import PipeTransport
-from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
+from pytest_manualbuild.hosts.runs import Run, cache_folder, locked, unwritable
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
 # Those of Docker's default that packages' scripts use on files and processes of their own.
@@ -99,11 +99,14 @@ class RootfsConnection(shells.ShellConnection):
     def __init__(
         self, host: Host, run: Run, root: Path, environments: Sequence[LinkedEnvironment]
     ) -> None:
-        base = run.folder / "rootfs"
-        base.mkdir(exist_ok=True)
         group = f"manualbuild-{run.run_id[:12]}-{os.urandom(3).hex()}"
         run.expect("rootfs", host=host.name, group=group)
-        self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+        base = run.folder / "rootfs"
+        try:
+            base.mkdir(exist_ok=True)
+            self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+        except OSError as error:
+            raise unwritable(run.folder, error) from error
         self._group = ControlGroup(group, memory=host.memory, pids=host.pids)
         self.notes = _notes(host, self._group)
         """What this way of making a host does not do, in sentences."""
@@ -124,6 +127,9 @@ class RootfsConnection(shells.ShellConnection):
             said = self._pipes.last_words() if self._pipes else ""
             self.close()
             raise _not_started(host, root, said) from error
+        except OSError as error:
+            self.close()
+            raise unwritable(run.folder, error) from error
         except BaseException:
             self.close()
             raise
