@@ -124,7 +124,7 @@ def make(folder: Path) -> Box:
     (folder / "Dockerfile").write_text(_DOCKERFILE)
     image = f"manualbuild/debian-12-ssh:test-{os.getpid()}"
     subprocess.run(
-        ["docker", "build", "-q", "-t", image, "."],
+        ["docker", "build", "-q", "--network", "none", "-t", image, "."],
         cwd=folder, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     return Box(image=image, key=folder / "key")
