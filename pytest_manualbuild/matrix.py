@@ -68,6 +68,10 @@ _KEYS: Mapping[str, _Key] = {
         " folder for our files (ssh).",
         kinds=("rootfs", "ssh", "vagrant", "wine"),
     ),
+    "machine": _Key(type=str, text="One of several in its Vagrantfile.", kinds=("vagrant",)),
+    "snapshot": _Key(
+        type=str, text="A snapshot that the machine is put back to.", kinds=("vagrant",)
+    ),
 }
 _TYPE_WORDS = {
     str: "text",
@@ -76,7 +80,13 @@ _TYPE_WORDS = {
     date: "a date (2018-12-01)",
     int: "a whole number above 0",
 }
-_NEEDED = {"docker": ("image",), "ssh": ("address",), "winrm": ("address",), "rootfs": ("root",)}
+_NEEDED = {
+    "docker": ("image",),
+    "ssh": ("address",),
+    "winrm": ("address",),
+    "rootfs": ("root",),
+    "vagrant": ("root",),
+}
 _MEMORY = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 
 

@@ -239,6 +239,10 @@ class Host:
     root: str | None = None
     persona: str = "win10"
     """The Windows that wine says it is."""
+    machine: str | None = None
+    """Of several in a Vagrantfile."""
+    snapshot: str | None = None
+    """What a virtual machine is put back to at each start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +269,8 @@ class Facts:
     glibc: str | None = None
     macos: str | None = None
     image_digest: str | None = None
+    origin: str | None = None
+    """What a virtual machine was made from, in words: box, version, provider, snapshot."""
     host_key: str | None = None
     """Type and SHA256 fingerprint of the key that an ssh server proved to have."""
     user: str = ""

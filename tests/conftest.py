@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
 import pytest
 import sshd
+import vagrantfiles
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.hosts import ssh
@@ -163,6 +165,28 @@ def ssh_server(sshd_program: None, tmp_path: Path) -> Iterator[sshd.Sshd]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def box(
+    engine: None, sshd_program: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[vagrantfiles.Box]:
+    """What machines of a Vagrantfile are made from; skip where Vagrant is missing."""
+    del engine, sshd_program
+    if not shutil.which("vagrant"):
+        pytest.skip("vagrant is missing")
+    made = vagrantfiles.make(tmp_path_factory.mktemp("box"))
+    yield made
+    command("docker", "rmi", "-f", made.image, cwd=ROOT)
+
+
+@pytest.fixture(scope="session")
+def standing(box: vagrantfiles.Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a Vagrant machine that its user has brought up."""
+    folder = box.vagrantfile(tmp_path_factory.mktemp("standing") / "vagrant")
+    vagrantfiles.vagrant(folder, "up")
+    yield folder
+    vagrantfiles.vagrant(folder, "destroy", "--force")
+
+
 APPLETS = (
     "sh", "tar", "gzip", "base64", "mkdir", "rmdir", "cat", "env", "sed", "uname", "id", "ls",
     "rm", "tr", "grep", "chmod", "sleep", "head", "cut", "sha256sum", "readlink", "seq", "true",
@@ -185,6 +209,20 @@ def tiny_root(root: Path) -> None:
     for library in {word for word in needed if word.startswith("/")}:
         (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(library, root / library[1:])
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Give a folder on a disk of that size."""
+    folder.mkdir(exist_ok=True)
+    if command(
+        "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder), cwd=folder
+    ).status:
+        pytest.skip("a small disk cannot be mounted")
+    try:
+        yield folder
+    finally:
+        command("umount", "-l", str(folder), cwd=folder.parent)
 
 
 def recipe(name: str) -> Path:

@@ -1,9 +1,14 @@
-"""A Docker engine of our own beside the machine's: its own socket, store and containers."""
+"""A Docker engine of our own beside the machine's: its own socket, store, network and containers.
+
+In the machine's network namespace, an engine without a bridge would remove the machine's
+``docker0``, and no container of the machine's engine could have a network any more.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -15,8 +20,12 @@ START_S = 60.0
 class Engine:
     """One engine; ``folder`` takes all that it makes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str, port: int | None = None) -> None:
         self.folder = folder
+        self._port = port
+        """On the machine's loopback; None: there is its socket alone."""
+        self._more = more
+        """Further words of its command line."""
         self.socket = folder / "d.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -28,17 +37,29 @@ class Engine:
     def start(self) -> str:
         """Start it; return why it did not start, or nothing."""
         self.folder.mkdir(exist_ok=True)
-        with (self.folder / "log").open("ab") as log:
+        call = [
+            "unshare", "--net", str(PROGRAM), "--host", self.url,
+            "--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec",
+            "--pidfile", f"{self.folder}/pid", "--bridge", "none", "--iptables=false",
+            "--ip-forward=false", "--ip-masq=false", *self._more,
+        ]  # fmt: skip
+        with (self.folder / "log").open("ab") as log, socket.socket() as listener:
+            if self._port is not None:
+                # A socket belongs to the network that it was made in: it is handed in as number 3,
+                # as systemd does.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", self._port))
+                listener.listen()
+                hand = f'exec 3<&{listener.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+                call = ["bash", "-c", hand, "bash", *call, "--host", "fd://"]
             self._process = subprocess.Popen(
-                [
-                    str(PROGRAM), "--host", self.url, "--data-root", f"{self.folder}/data",
-                    "--exec-root", f"{self.folder}/exec", "--pidfile", f"{self.folder}/pid",
-                    "--bridge", "none", "--iptables=false", "--ip-forward=false",
-                    "--ip-masq=false",
-                ],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                call,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
                 env={**os.environ, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"},
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:
             if self.docker("version").returncode == 0:

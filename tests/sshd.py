@@ -81,7 +81,7 @@ class Sshd:
     def new_host_key(self) -> None:
         """Give the server another key than the one that clients know."""
         (self.folder / "host_key").unlink()
-        _keygen(self.folder / "host_key")
+        keygen(self.folder / "host_key")
 
 
 def make(folder: Path, *more: str) -> Sshd:
@@ -90,12 +90,10 @@ def make(folder: Path, *more: str) -> Sshd:
     folder.chmod(0o700)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where it drops its rights, as root
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = Sshd(folder=folder, port=port)
     for name in ("host_key", "key", "other_key"):
-        _keygen(folder / name)
+        keygen(folder / name)
     (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
     lines = [
         f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host_key",
@@ -114,7 +112,14 @@ def make(folder: Path, *more: str) -> Sshd:
     return server
 
 
-def _keygen(path: Path) -> None:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def keygen(path: Path) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)],
         check=True, stdin=subprocess.DEVNULL,

@@ -10,16 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dockerd
 import pytest
 import sshd
 
-from conftest import recipe, results, run_pytest, tiny_root, write_package
+from conftest import recipe, results, run_pytest, small_disk, tiny_root, write_package
 from pytest_manualbuild import hosts
-from pytest_manualbuild.errors import HostError, HostUnavailable, Interrupted
-from pytest_manualbuild.hosts import limits
+from pytest_manualbuild.errors import EnvironmentBroken, HostError, HostUnavailable, Interrupted
+from pytest_manualbuild.hosts import engines, limits
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host, LinkedEnvironment
 
@@ -166,10 +167,12 @@ def test_an_engine_that_is_stopped_in_the_middle_is_an_error(
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("fault", ["cut", "stopped"])
+@pytest.mark.parametrize("fault", ["cut", "stopped", "hang"])
 def test_a_delivery_that_is_broken_off_is_an_error_of_that_phase(
-    second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run, tmp_path: Path, fault: str
-) -> None:
+    second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run, tmp_path: Path, fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engines, "_API_S", 3)
     (tmp_path / "linked/conda-meta").mkdir(parents=True)
     (tmp_path / "linked/big").write_bytes(os.urandom(20_000_000))
     linked = LinkedEnvironment(
@@ -178,7 +181,10 @@ def test_a_delivery_that_is_broken_off_is_an_error_of_that_phase(
 
     def strike(doing: str) -> None:
         if "copying" in doing:
-            second.stop() if fault == "stopped" else ssh_server.signal("KILL")
+            if fault == "stopped":
+                second.stop()
+            else:
+                ssh_server.signal("STOP" if fault == "hang" else "KILL")
 
     with pytest.raises(HostError) as caught:
         hosts.provider("docker").start(over_ssh(ssh_server, second), run, [linked], strike)
@@ -189,9 +195,96 @@ def test_a_delivery_that_is_broken_off_is_an_error_of_that_phase(
     assert said.startswith("While delivering: ")
     if fault == "stopped":
         assert second.start() == ""
+    ssh_server.signal("CONT")
     hosts.sweep(run)
     assert not run.folder.exists()
     assert second.docker("ps", "-aq").stdout == ""
+
+
+@pytest.fixture(scope="module")
+def far_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dockerd.Engine, Host]]:
+    """An engine over TLS whose disk has 30 MB, and a host on it."""
+    if os.geteuid() != 0 or not dockerd.PROGRAM or not shutil.which("docker"):
+        pytest.skip("only root can start a second engine, with dockerd and docker")
+    folder = tmp_path_factory.mktemp("tls")
+    certificates(folder)
+    root = folder / "tiny"
+    tiny_root(root)
+    port = sshd.free_port()
+    with small_disk(folder / "disk", "30m") as disk:
+        engine = dockerd.Engine(
+            disk / "e", "--tlsverify", "--tlscacert", f"{folder}/ca.pem",
+            "--tlscert", f"{folder}/cert.pem", "--tlskey", f"{folder}/key.pem", port=port,
+        )  # fmt: skip
+        try:
+            if problem := engine.start():
+                pytest.skip(f"an engine over TLS does not start: {problem}")
+            engine.take_root(root, TINY)
+            url = f"tcp://127.0.0.1:{port}"
+            host = Host(name="far", kind="docker", subdir="linux-64", image=TINY, engine=url)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DOCKER_TLS_VERIFY", "1")
+                patch.setenv("DOCKER_CERT_PATH", str(folder))
+                yield engine, host
+        finally:
+            engine.stop()
+
+
+def certificates(folder: Path) -> None:
+    """Make an authority, and a certificate of it that serves both sides."""
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("openssl is missing")
+    new = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+           "-nodes", "-days", "2"]  # fmt: skip
+    name = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext",
+            "extendedKeyUsage=serverAuth,clientAuth"]  # fmt: skip
+    for words in (
+        [*new, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"],
+        [*new, "-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", "key.pem", "-out", "cert.pem", *name,
+         "-subj", "/CN=engine", "-addext", "basicConstraints=critical,CA:FALSE"],
+    ):  # fmt: skip
+        subprocess.run(words, cwd=folder, check=True, capture_output=True)
+
+
+def test_an_engine_over_tls_takes_the_certificate_that_its_authority_signed(
+    far_engine: tuple[dockerd.Engine, Host], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, host = far_engine
+    provider = hosts.provider("docker")
+    connection = provider.start(host, run, [], quiet)
+    assert connection.run("echo there", timeout_s=20).stdout == b"there\n"
+    connection.close()
+    engines._version.cache_clear()
+    monkeypatch.delenv("DOCKER_TLS_VERIFY")
+    monkeypatch.delenv("DOCKER_CERT_PATH")
+
+    with pytest.raises(HostUnavailable, match="set DOCKER_TLS_VERIFY"):
+        provider.start(host, run, [], quiet)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_engine_whose_disk_is_full_is_an_error_of_the_phase(
+    far_engine: tuple[dockerd.Engine, Host], run: Run, tmp_path: Path
+) -> None:
+    engine, host = far_engine
+    (tmp_path / "linked/conda-meta").mkdir(parents=True)
+    (tmp_path / "linked/big").write_bytes(os.urandom(40_000_000))
+    path, prefix = str(tmp_path / "linked"), "/opt/manualbuild/e"
+    linked = LinkedEnvironment(path=path, prefix=prefix, packages=())
+    provider = hosts.provider("docker")
+
+    with pytest.raises(EnvironmentBroken, match="While delivering") as delivering:
+        provider.start(host, run, [linked], quiet)
+    with suppress(OSError):
+        (engine.folder.parent / "full").write_bytes(b"x" * 40_000_000)
+    with pytest.raises(HostUnavailable, match="cannot start a container") as provisioning:
+        provider.start(host, run, [], quiet)
+
+    (engine.folder.parent / "full").unlink()
+    assert "no space left" in str(delivering.value)
+    assert "no space left" in str(provisioning.value)
 
 
 def test_no_more_hosts_than_allowed_have_a_turn_at_once() -> None:

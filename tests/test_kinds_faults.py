@@ -5,24 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import sshd
+import vagrantfiles
 
-from conftest import command, write_package
+from conftest import command, small_disk, write_package
 from pytest_manualbuild import hosts, matrix, plan, shells
+from pytest_manualbuild.environment import environments as environments_module
+from pytest_manualbuild.environment import solver
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.execution.engine import Engine, Settings
 from pytest_manualbuild.execution.section import Limits
-from pytest_manualbuild.hosts import delivery, openssh
+from pytest_manualbuild.hosts import delivery, engines, facts, openssh
+from pytest_manualbuild.hosts import docker as docker_kind
 from pytest_manualbuild.hosts import rootfs as rootfs_kind
 from pytest_manualbuild.hosts import ssh as ssh_kind
+from pytest_manualbuild.hosts import vagrant as vagrant_kind
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, Outcome
 
@@ -58,6 +66,8 @@ class Case:
     settings: Settings
     run: Run
     server: sshd.Sshd | None = None
+    vagrant: Path | None = None
+    """Folder of a machine that is up."""
 
     def results(
         self,
@@ -121,20 +131,6 @@ def broken(found: list[CheckResult], phase: str, cause: str, *, passed: int = 0)
         assert result.cause.value == cause, result
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Give a folder on a disk of that size."""
-    folder.mkdir(exist_ok=True)
-    if command(
-        "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder), cwd=folder
-    ).status:
-        pytest.skip("a small disk cannot be mounted")
-    try:
-        yield folder
-    finally:
-        command("umount", "-l", str(folder), cwd=folder.parent)
-
-
 def matrix_entry(kind: str, request: pytest.FixtureRequest, case: Case, more: str = "") -> str:
     """Return the entry of a host of that kind that works."""
     if kind == "docker":
@@ -144,6 +140,9 @@ def matrix_entry(kind: str, request: pytest.FixtureRequest, case: Case, more: st
         return f'kind = "rootfs"\nroot = "{request.getfixturevalue("rootfs")}"\n{more}'
     if kind == "local":
         return f'kind = "local"\n{more}'
+    if kind == "vagrant":
+        case.vagrant = request.getfixturevalue("standing")
+        return f'kind = "vagrant"\nroot = "{case.vagrant}"\n{more}'
     case.server = request.getfixturevalue("ssh_server")
     return far(case.server, more)
 
@@ -154,6 +153,21 @@ def far(server: sshd.Sshd, more: str = "") -> str:
         f'ssh_config = "{server.ssh_config}"\n{more}'
     )
 
+
+def strike_before(
+    monkeypatch: pytest.MonkeyPatch, name: str, case: Case, kind: str, fault: str
+) -> None:
+    """Break what bears the host just before a method of its connection is called."""
+    method = getattr(shells.ShellConnection, name)
+
+    def struck(self: shells.ShellConnection, *args: object, **more: object) -> object:
+        strike(case, kind, hang=fault == "hang")
+        return method(self, *args, **more)
+
+    monkeypatch.setattr(shells.ShellConnection, name, struck)
+
+
+BOXES = [pytest.param("docker", marks=pytest.mark.docker), "rootfs"]
 
 # -- provisioning
 
@@ -175,6 +189,115 @@ def far(server: sshd.Sshd, more: str = "") -> str:
 def test_provisioning_a_host_that_is_not_there(case: Case, entry: str) -> None:
     subdir = "linux-s390x" if "local" in entry else "linux-64"
     broken(case.results(entry, subdir=subdir), "provisioning", "host-unavailable")
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+@pytest.mark.parametrize("kind", [*BOXES, "local"])
+def test_provisioning_a_host_that_breaks_while_it_is_asked_what_it_is(
+    case: Case, request: pytest.FixtureRequest, kind: str, fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if kind == "local":
+        monkeypatch.setattr(facts, "PROBE", "exec sleep 30" if fault == "hang" else "kill -9 $$")
+    else:
+        monkeypatch.setattr(docker_kind, "_kept_facts", lambda _: None)
+        strike_before(monkeypatch, "run", case, kind, fault)
+
+    found = case.results(matrix_entry(kind, request, case))
+
+    broken(found, "provisioning", "host-unavailable" if kind == "local" else "host-lost")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("fault", ["hang", "wrong-credentials"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # docker leaves the socket to the collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_provisioning_by_docker(
+    case: Case, engine: None, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del engine
+    monkeypatch.setattr(engines, "_API_S", 2)
+    if fault == "hang":  # an engine that takes calls and answers none
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(str(case.folder / "d"))
+            silent.listen()
+            url = f"unix://{case.folder}/d"
+            found = case.results(f'kind = "docker"\nimage = "{IMAGE}"\nengine = "{url}"')
+    else:
+        monkeypatch.setattr(engines, "_API_S", 20)
+        with locked_registry() as name:
+            found = case.results(f'kind = "docker"\nimage = "{name}/private:1"')
+        assert "cannot be pulled" in found[0].message
+
+    broken(found, "provisioning", "host-unavailable")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("fault", ["changed-key", "wrong-credentials", "hang", "kill"])
+def test_provisioning_by_vagrant(
+    case: Case, box: vagrantfiles.Box, request: pytest.FixtureRequest, fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if fault == "changed-key":
+        entry = matrix_entry("vagrant", request, case)
+        monkeypatch.setattr(vagrant_kind._Machine, "revert", lambda *_: other_key(case, "other"))
+        found = case.results(entry)
+        other_key(case, "host")
+    else:
+        if fault == "hang":
+            monkeypatch.setattr(vagrant_kind, "UP_S", 1.5)
+        key = box.key.with_name("other_key" if fault == "wrong-credentials" else "key")
+        root = box.vagrantfile(
+            case.folder / "machine", key=key, boot_s=3, cmd='["/bin/false"]' * (fault == "kill")
+        )
+        found = case.results(f'kind = "vagrant"\nroot = "{root}"')
+        hosts.sweep(case.run)
+        assert "not created" in vagrantfiles.vagrant(root, "status")
+
+    broken(found, "provisioning", "host-unavailable")
+
+
+def other_key(case: Case, name: str) -> None:
+    """Give the machine's server another key."""
+    assert case.vagrant is not None
+    swap = f"cp -p /etc/ssh/{name}_key.kept /etc/ssh/host_key && kill -HUP 1"
+    machine = vagrantfiles.container(case.vagrant)
+    assert command("docker", "exec", machine, "sh", "-c", swap, cwd=case.folder).status == 0
+
+
+@contextmanager
+def locked_registry() -> Iterator[str]:
+    """Give the name of a server that answers as a registry does to who may not read there."""
+
+    class Locked(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="private"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Write nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Locked) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_provisioning_a_root_where_the_disk_is_full(
+    case: Case, rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(case.folder / "disk", "64k") as disk:
+        monkeypatch.setattr(case.run, "folder", disk)
+        with suppress(OSError):
+            (disk / "full").write_bytes(b"x" * 65536)
+        found = case.results(f'kind = "rootfs"\nroot = "{rootfs}"')
+        (disk / "full").unlink()
+
+    broken(found, "provisioning", "host-unavailable")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +339,7 @@ def test_provisioning_over_ssh_where_the_disk_is_full(case: Case, ssh_server: ss
 # -- delivering
 
 
-@pytest.mark.parametrize("kind", [pytest.param("docker", marks=pytest.mark.docker), "rootfs"])
+@pytest.mark.parametrize("kind", BOXES)
 def test_delivering_what_is_gone_from_the_cache(
     case: Case, request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,9 +407,39 @@ def test_delivering_on_this_machine_where_the_disk_is_full(
     broken(found, "delivering", "environment")
 
 
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+@pytest.mark.parametrize("kind", BOXES)
+def test_delivering_to_a_host_that_breaks(
+    case: Case, request: pytest.FixtureRequest, kind: str, fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    strike_before(monkeypatch, "has_folders", case, kind, fault)
+
+    broken(case.results(matrix_entry(kind, request, case)), "delivering", "host-lost")
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_delivering_where_what_links_environments_breaks(
+    case: Case, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environments_module, "LINK_S", 2.0)
+    ask = solver.Solver.ask
+
+    def broken_ask(self: solver.Solver, verb: str, timeout_s: float, **what: object) -> object:
+        if verb == "link":
+            self.start()
+            hit = [pid for pid, words in children().items() if "_solver" in words]
+            os.kill(hit[-1], signal.SIGSTOP if fault == "hang" else signal.SIGKILL)
+        return ask(self, verb, timeout_s, **what)
+
+    monkeypatch.setattr(solver.Solver, "ask", broken_ask)
+
+    broken(case.results('kind = "local"'), "delivering", "environment")
+
+
 # -- running
 
-KINDS = ["local", pytest.param("docker", marks=pytest.mark.docker), "rootfs", "ssh"]
+KINDS = ["local", *BOXES, "ssh", pytest.param("vagrant", marks=pytest.mark.docker)]
 
 
 def children() -> dict[int, str]:
@@ -306,6 +459,10 @@ def strike(case: Case, kind: str, *, hang: bool) -> None:
         label = f"label=io.pytest-manualbuild.run={case.run.run_id}"
         names = command("docker", "ps", "-q", "--filter", label, cwd=case.folder).out.split()
         command("docker", "pause" if hang else "kill", *names, cwd=case.folder)
+    elif kind == "vagrant":
+        assert case.vagrant is not None
+        machine = vagrantfiles.container(case.vagrant)
+        command("docker", "pause" if hang else "kill", machine, cwd=case.folder)
     elif kind == "ssh":
         assert case.server is not None
         case.server.signal("STOP" if hang else "KILL")
@@ -331,7 +488,10 @@ def test_running(case: Case, request: pytest.FixtureRequest, kind: str, fault: s
 
     if case.server is not None:
         case.server.signal("CONT")
-        hosts.sweep(case.run)
+    if case.vagrant is not None:
+        back = "unpause" if fault == "hang" else "start"
+        command("docker", back, vagrantfiles.container(case.vagrant), cwd=case.folder)
+    hosts.sweep(case.run)
     broken(found, "running", "host-lost", passed=2)
 
 
@@ -345,7 +505,6 @@ def test_collecting_where_the_disk_is_full(
     entry = matrix_entry(kind, request, case)
     with small_disk(case.folder / "report", "1m"):
         found = case.results(entry, tests=NOISE)
-        if case.server is not None:
-            hosts.sweep(case.run)
+        hosts.sweep(case.run)
 
     broken(found, "collecting", "environment", passed=1)

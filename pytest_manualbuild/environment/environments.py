@@ -45,7 +45,7 @@ class Environments:
         self._solver = Solver()
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._solved: dict[str, dict[str, Any]] = {}
+        self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
         # Bytes that this run has already looked at, and that nobody writes to during a run.
         self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
@@ -167,8 +167,10 @@ class Environments:
             "subdir": subdir,
             "virtual_packages": list(virtual_packages),
         }
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        with self._one_at_a_time(key):
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        # A solution lives in the child that found it, and goes with it.
+        key = (self._solver.start(), digest)
+        with self._one_at_a_time(digest):
             if key not in self._solved:
                 self._solved[key] = self._solver.ask("solve", SOLVE_S, **asked)
         said = self._solved[key]

@@ -26,11 +26,14 @@ class Solver:
         self._reader = threading.Thread()
         self._waiting: dict[str, Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
+        self._child = 0
 
-    def start(self) -> None:
-        """Start the child now, so that it is ready when it is asked."""
+    def start(self) -> int:
+        """Start the child unless it is there; return its number, another one for each child."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
+                _close_pipes(self._process)
+                self._child += 1
                 self._process = subprocess.Popen(
                     # -P: a file of the current folder must not stand in for a library
                     [sys.executable, "-P", "-m", "pytest_manualbuild.environment._solver"],
@@ -42,6 +45,7 @@ class Solver:
                     target=self._read, args=(self._process,), daemon=True
                 )
                 self._reader.start()
+            return self._child
 
     def ask(self, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
         """Ask the child for something and return its answer, which may hold an ``error``.
@@ -91,10 +95,15 @@ class Solver:
             process.kill()
             process.wait()
             self._reader.join()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            _close_pipes(process)
+
+
+def _close_pipes(process: subprocess.Popen[bytes] | None) -> None:
+    """Close what led to a child that ended."""
+    for pipe in (process.stdin, process.stdout) if process is not None else ():
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def _died() -> EnvironmentBroken:

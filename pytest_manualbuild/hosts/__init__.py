@@ -16,6 +16,8 @@ _KINDS: Mapping[str, str] = {
     "docker": "docker",
     "local": "local",
     "rootfs": "rootfs",
+    # Before those that are reached by ssh alone: with its machine goes what was left in it.
+    "vagrant": "vagrant",
     "ssh": "ssh",
     "wine": "wine",
 }
@@ -47,19 +49,20 @@ def sweep(run: Run) -> list[str]:
     Where an engine is away, the record stays, and the next sweep tries again. Hosts that the run
     kept stay, with the record.
     """
-    removed = []
-    try:
-        for kind in _KINDS:
+    removed, away = [], False
+    for kind in _KINDS:
+        try:
             if run.made(kind):
                 removed += provider(kind).sweep(run)
-    except HostError:
+        except HostError:
+            away = True
+    if away:
+        run.unlock()
+    elif kept.of_run(run.run_id):
+        kept.settle(run)
         run.unlock()
     else:
-        if kept.of_run(run.run_id):
-            kept.settle(run)
-            run.unlock()
-        else:
-            run.forget()
+        run.forget()
     return removed
 
 

@@ -41,17 +41,16 @@ class DockerProvider:
         with engines.engine(host, run) as client:
             image = images.image(client, host, progress)
             kernel = engines.version(host, run).get("KernelVersion", "")
-            kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
-            found = facts.kept(kept)
+            file = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
+            found = facts.kept(file)
             if found is None:
                 progress("asking the image what it is")
                 connection = DockerConnection(host, run, image.id, ())
                 try:
-                    result = connection.run(facts.PROBE, timeout_s=shells.START_S)
+                    found = facts.ask(host.name, connection)
                 finally:
                     connection.close()
-                found = facts.parse(result.stdout)
-                facts.keep(kept, found)
+                facts.keep(file, found)
             digests = image.attrs.get("RepoDigests") or [image.id]
             return replace(found, kernel=kernel, image_digest=digests[0])
 

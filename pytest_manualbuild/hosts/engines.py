@@ -29,6 +29,8 @@ from pytest_manualbuild.model import Host
 SOCKET = "/var/run/docker.sock"
 """Where an engine over ssh listens, unless its URL has a path."""
 _API_S = 120
+_TLS = ("HTTPS", "SSL", "tls:", "certificate")
+"""Words of errors that are about certificates."""
 _tunnels: dict[tuple[str | None, ...], _Tunnel] = {}
 _lock = threading.Lock()
 
@@ -177,8 +179,13 @@ def _new_client(url: str | None, version: str | None = None) -> Any:  # noqa: AN
 
     # With "auto", a client whose engine is down would fail half-made, its sockets left open.
     version = version or MINIMUM_DOCKER_API_VERSION
-    if url is None:
-        return docker.from_env(timeout=_API_S, version=version)
+    if url is None or url.startswith("tcp://"):
+        # As for the docker command: DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say how to reach it.
+        named = {**os.environ, **({"DOCKER_HOST": url} if url else {})}
+        made = docker.from_env(timeout=_API_S, version=version, environment=named)
+        # Else REQUESTS_CA_BUNDLE would replace the authority that was named for this engine.
+        made.api.trust_env = not made.api.verify or made.api.verify is True
+        return made
     return docker.DockerClient(base_url=url, timeout=_API_S, version=version)
 
 
@@ -197,8 +204,12 @@ def _version(url: str | None, engine: str | None) -> dict[str, Any]:
 
 
 def _down(engine: str | None, error: BaseException) -> HostUnavailable:
+    said = reason(error)
+    remedy = "Start it, or leave hosts of kind docker out with --on."
+    if any(sign in said for sign in _TLS):
+        remedy = "It wants TLS: set DOCKER_TLS_VERIFY, and DOCKER_CERT_PATH with its certificates."
     return HostUnavailable(
         f"The Docker engine ({engine or os.environ.get('DOCKER_HOST', 'default')}) does not"
-        f" answer: {reason(error)}.",
-        remedy="Start it, or leave hosts of kind docker out with --on.",
+        f" answer: {said}.",
+        remedy=remedy,
     )

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_manualbuild import shells
+from pytest_manualbuild.errors import HostUnavailable
+from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.model import Facts, Host
 
 # Runs in the plainest of shells. Each line is KEY VALUE; what a host lacks is left out.
@@ -39,8 +42,23 @@ exit 0
 _RELEASE = re.compile(r"os-release ([A-Z_]+)=(.*)")
 
 
-def parse(text: bytes) -> Facts:
-    """Return the facts that the output of ``PROBE`` says."""
+def ask(name: str, connection: Connection) -> Facts:
+    """Ask the host of that name what it is; HostError where it does not say all of it."""
+    result = connection.run(PROBE, timeout_s=shells.START_S)
+    return heard(name, result.exit_status, result.stdout)
+
+
+def heard(name: str, status: int, text: bytes) -> Facts:
+    """Return the facts that the output of ``PROBE`` says; half an answer is none."""
+    if status != 0:
+        raise HostUnavailable(
+            f"{name}: it did not say what it is: the script that asks ended with status {status}.",
+            remedy="Look at the host and run again.",
+        )
+    return _parse(text)
+
+
+def _parse(text: bytes) -> Facts:
     said: dict[str, str] = {}
     release: dict[str, str] = {}
     for line in text.decode(errors="backslashreplace").splitlines():

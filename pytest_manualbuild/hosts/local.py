@@ -49,15 +49,21 @@ class LocalProvider:
                 " conda packages do not expect in a prefix.",
                 remedy="Name a plainer folder with MANUALBUILD_CACHE.",
             )
-        done = subprocess.run(
-            ["/bin/sh", "-c", facts.PROBE],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            env=dict(ENVIRONMENT),
-            timeout=shells.START_S,
-            check=False,
-        )
-        found = facts.parse(done.stdout)
+        try:
+            done = subprocess.run(
+                ["/bin/sh", "-c", facts.PROBE],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                env=dict(ENVIRONMENT),
+                timeout=shells.START_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise HostUnavailable(
+                f"{host.name}: this machine did not say within {shells.START_S:g} s what it is.",
+                remedy="Is it very busy? Run again.",
+            ) from error
+        found = facts.heard(host.name, done.returncode, done.stdout)
         if not host.network:
             note = "the network is not cut off on this machine"
             found = replace(found, notes=(*found.notes, note))

@@ -30,7 +30,7 @@ from pytest_manualbuild.hosts.cgroups import ControlGroup
 from pytest_manualbuild.hosts.kept import Call, Kept, there
 from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.pipes import PipeTransport
-from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
+from pytest_manualbuild.hosts.runs import Run, cache_folder, locked, unwritable
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
 # Those of Docker's default that packages' scripts use on files and processes of their own.
@@ -52,10 +52,9 @@ class RootfsProvider:
         root, digest = _root(host, progress)
         connection = RootfsConnection(host, run, root, ())
         try:
-            said = connection.run(facts.PROBE, timeout_s=shells.START_S).stdout
+            found = facts.ask(host.name, connection)
         finally:
             connection.close()
-        found = facts.parse(said)
         notes = [*found.notes, *connection.notes]
         if digest is None:
             notes.append("the root is a folder: what it holds is not part of the evidence")
@@ -135,15 +134,18 @@ class RootfsConnection(shells.ShellConnection):
         again: Kept | None = None,
     ) -> None:
         """Shut a shell into a fresh view of the root, or into the kept one of ``again``."""
-        base = run.folder / "rootfs"
-        base.mkdir(exist_ok=True)
         group = f"manualbuild-{run.run_id[:12]}-{os.urandom(3).hex()}"
         run.expect("rootfs", host=host.name, group=group)
-        if again is None:
-            self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
-        else:
-            self._own = Path(again.what["folder"])
-            _freshen(self._own)
+        base = run.folder / "rootfs"
+        try:
+            base.mkdir(exist_ok=True)
+            if again is None:
+                self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+            else:
+                self._own = Path(again.what["folder"])
+                _freshen(self._own)
+        except OSError as error:
+            raise unwritable(run.folder, error) from error
         self._group = ControlGroup(group, memory=host.memory, pids=host.pids)
         self.notes = _notes(host, self._group)
         """What this way of making a host does not do, in sentences."""
@@ -167,6 +169,9 @@ class RootfsConnection(shells.ShellConnection):
             said = self._pipes.last_words() if self._pipes else ""
             self.close()
             raise _not_started(host, root, said) from error
+        except OSError as error:
+            self.close()
+            raise unwritable(run.folder, error) from error
         except BaseException:
             self.close()
             raise

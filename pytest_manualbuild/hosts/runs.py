@@ -7,6 +7,7 @@ on its record while it lives. A record whose lock is free belongs to a dead run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from pytest_manualbuild.errors import HostUnavailable
 
 CACHE_VARIABLE = "MANUALBUILD_CACHE"
 
@@ -67,19 +70,27 @@ class Run:
         self._write({"kind": kind, **what})
 
     def gone(self, kind: str, **what: str) -> None:
-        """Write down that what was expected with these very words was removed for certain."""
-        self._write({"gone": "yes", "kind": kind, **what})
+        """Write down that what was expected with these very words was removed for certain.
+
+        Where that cannot be written, a sweep looks for it once more.
+        """
+        with contextlib.suppress(HostUnavailable):
+            self._write({"gone": "yes", "kind": kind, **what})
 
     def _write(self, entry: dict[str, str]) -> None:
-        line = json.dumps(entry, sort_keys=True) + "\n"
-        descriptor = os.open(
-            self.folder / "made.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600
-        )
+        line = (json.dumps(entry, sort_keys=True) + "\n").encode()
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
         try:
-            os.write(descriptor, line.encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self.folder / "made.jsonl", flags, 0o600)
+            try:
+                written = os.write(descriptor, line)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
 
     def made(self, kind: str) -> list[dict[str, str]]:
         """Return what was expected of this kind of host and is not gone; a torn line is no line."""
@@ -110,6 +121,14 @@ class Run:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def unwritable(folder: Path, error: OSError) -> HostUnavailable:
+    """Return the error for a host that cannot be made, since this machine's disk is not ready."""
+    return HostUnavailable(
+        f"Nothing can be written in {folder}: {error.strerror or error}.",
+        remedy="Free some space there, or name another folder with MANUALBUILD_CACHE.",
+    )
 
 
 def dead_runs() -> Iterator[Run]:

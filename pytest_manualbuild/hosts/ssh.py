@@ -94,11 +94,10 @@ class SshProvider:
         folder = f"{_base(host)}/manualbuild-{run.run_id[:12]}-{secrets.token_hex(3)}"
         connection = SshConnection(host, run, folder)
         try:
-            said = connection.run(facts.PROBE, timeout_s=shells.START_S).stdout
+            found = facts.ask(host.name, connection)
             processes = connection.has_folders(["/proc/self"])
         finally:
             connection.close()
-        found = facts.parse(said)
         notes = [*found.notes]
         if not host.network:
             notes.append("the network is not cut off on that machine")
@@ -133,20 +132,15 @@ class SshProvider:
 
     def sweep(self, run: Run) -> list[str]:
         """Kill and remove what a run left on machines; raises HostUnavailable where one is away."""
-        removed = []
+        removed: list[str] = []
         away: HostUnavailable | None = None
         spared = kept.places(run.run_id)
         for entry in run.made("ssh"):
-            private = Path(entry["socket"])
-            entered = got_in(private)
-            shutil.rmtree(private, ignore_errors=True)
-            if entry["folder"] in spared:
-                continue
-            host = _recorded(entry)
             try:
-                if entered and _sweep(host, run.run_id, entry["folder"]):
-                    removed.append(f"folder {entry['folder']} on {host.address}")
-                run.gone(**entry)
+                if entry["folder"] in spared:
+                    shutil.rmtree(entry["socket"], ignore_errors=True)
+                else:
+                    removed += sweep_one(run, entry)
             except HostUnavailable as error:
                 away = error
         if away is not None:
@@ -307,6 +301,22 @@ def _client(folder: Path, host: Host) -> Client:
         ssh_config=host.ssh_config,
         identity_file=host.identity_file,
     )
+
+
+def sweep_one(run: Run, entry: dict[str, str]) -> list[str]:
+    """Remove what one connection left; raises HostUnavailable where its machine is away."""
+    private = Path(entry["socket"])
+    entered = got_in(private)
+    shutil.rmtree(private, ignore_errors=True)
+    host = Host(
+        name=entry["host"], kind="ssh", subdir="", address=entry["address"],
+        port=int(entry["port"]) if entry["port"] else None,
+        ssh_config=entry["ssh_config"] or None,
+        identity_file=entry["identity_file"] or None,
+    )  # fmt: skip
+    found = entered and _sweep(host, run.run_id, entry["folder"])
+    run.gone(**entry)
+    return [f"folder {entry['folder']} on {host.address}"] if found else []
 
 
 def _sweep(host: Host, run_id: str, folder: str) -> bool:

@@ -85,7 +85,10 @@ def _suite(
     facts |= {"plan_sha256": evidence.plan_sha256, "state": host.state}
     if host.facts is not None:
         facts |= {"os": host.facts.os_name, "kernel": host.facts.kernel, "arch": host.facts.arch}
-        facts |= {"glibc": host.facts.glibc or "", "image": host.facts.image_digest or ""}
+        facts |= {
+            "glibc": host.facts.glibc or "",
+            "image": host.facts.image_digest or host.facts.origin or "",
+        }
     _properties(suite, {name: value for name, value in facts.items() if value})
     for result in results:
         suite.append(_case(evidence, result, output_of))

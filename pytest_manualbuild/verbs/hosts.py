@@ -141,6 +141,7 @@ def _words(facts: Facts) -> list[str]:
     words += [f"glibc {facts.glibc}"] * bool(facts.glibc)
     words += [f"macOS {facts.macos}"] * bool(facts.macos)
     words += [f"image {facts.image_digest}"] * bool(facts.image_digest)
+    words += [facts.origin] if facts.origin else []
     words += [f"host key {facts.host_key}"] * bool(facts.host_key)
     return words
 
