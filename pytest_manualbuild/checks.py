@@ -33,7 +33,7 @@ def checks(sections: Sequence[TestSection]) -> tuple[Check, ...]:
     found = []
     for number, section in enumerate(sections):
         for check in _of(section):
-            plain = not section.label or (check is INSTALL and not number)
+            plain = not section.label or (check is INSTALL and not number) or section.functions
             name = check.name if plain else f"{section.label}.{check.name}"
             found.append(replace(check, name=name, section=number))
     return tuple(_distinct(found))
@@ -49,6 +49,11 @@ def proving(sections: Sequence[TestSection]) -> frozenset[str]:
         for check in checks(sections)
         if check.kind is not CheckKind.INSTALL and _runs(check, sections[check.section])
     )
+
+
+def of_the_package(sections: Sequence[TestSection]) -> tuple[TestSection, ...]:
+    """Return the sections that a package carries as well: all but those of pytest's functions."""
+    return tuple(section for section in sections if not section.functions)
 
 
 def _runs(check: Check, section: TestSection) -> bool:
@@ -67,6 +72,9 @@ def _runs(check: Check, section: TestSection) -> bool:
 def _of(section: TestSection) -> Iterable[Check]:
     if section.contents:
         yield from _contents(section)
+    elif section.functions:
+        for index, name in enumerate(section.functions):
+            yield Check(name=name, kind=CheckKind.FUNCTION, text=name, index=index)
     elif section.schema and section.downstreams:
         for index, spec in enumerate(section.downstreams):
             name = f"downstream: {spec}"

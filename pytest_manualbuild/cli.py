@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_manualbuild import errors
-from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
-from pytest_manualbuild.model import SUBDIRS, Facts, Host
-from pytest_manualbuild.verbs import proof, publishing
+from pytest_manualbuild.errors import ArtifactError, ManualBuildError, RecipeError
+from pytest_manualbuild.model import SUBDIRS
+from pytest_manualbuild.reports.text import visible
+from pytest_manualbuild.verbs import hosts, making, proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
@@ -25,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
+        _look_where_we_are()
         return verb(parsed)
     except ManualBuildError as error:
-        sys.stderr.write(f"manualbuild: {error}\n")
+        # With the names of files, a stranger's words come here.
+        sys.stderr.write("\n".join(map(visible, f"manualbuild: {error}".splitlines())) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("manualbuild: interrupted.\n")
@@ -37,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
         return ManualBuildError.exit_code
+
+
+def _look_where_we_are() -> None:
+    """Say clearly that the current folder was removed; whatever is relative to it is lost."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ManualBuildError(
+            "The current folder is not there any more.", remedy="Go to another one (cd)."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,27 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--exclusive-config", type=Path, metavar="FILE", help="variants, in place of the recipe's"
     )
+    plan.add_argument("--renderer", choices=("own", "conda-build"), default="own",
+                      help="what renders a meta.yaml (default: own)")  # fmt: skip
+    plan.add_argument("--compare-renderers", action="store_true",
+                      help="print where they differ; exit status 1 if they do")  # fmt: skip
     plan.set_defaults(verb=_plan)
 
-    hosts = verbs.add_parser("hosts", help="look at, check and clean up hosts")
-    actions = hosts.add_subparsers(required=True, metavar="ACTION")
-    for name, text, verb in (
-        ("list", "the hosts of a matrix: which can be used, and what each is", _hosts_list),
-        ("probe", "the same, with exit status 16 if one cannot be used", _hosts_probe),
-        ("sweep", "remove whatever killed runs left behind", _hosts_sweep),
-    ):
-        action = actions.add_parser(name, help=text)
-        if name != "sweep":
-            action.add_argument("--matrix", metavar="NAME|FILE")
-            action.add_argument("--on", metavar="GLOB", default="*")
-            action.add_argument(
-                "--timeout",
-                type=float,
-                metavar="S",
-                default=60.0,
-                help="seconds that one host may take (default: 60)",
-            )
-        action.set_defaults(verb=verb)
+    hosts.add(verbs)
 
     audit = verbs.add_parser("audit", help="look for what must not be in a package, and why not")
     audit.add_argument("packages", type=Path, nargs="+", metavar="PACKAGE")
@@ -93,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--matrix", metavar="NAME|FILE", help="predict what runs on its hosts")
     audit.set_defaults(verb=_audit)
 
+    making.add(verbs)
     proof.add(verbs)
     publishing.add(verbs)
     return parser
@@ -110,22 +110,31 @@ def _planned(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild import matrix, outline, package, plan, recipe  # noqa: PLC0415
     from pytest_manualbuild.reports import terminal  # noqa: PLC0415
 
-    hosts = matrix.load(arguments.matrix)
-    subdir = arguments.subdir or hosts.hosts[0].subdir
+    machines = matrix.load(arguments.matrix)
+    subdir = arguments.subdir or machines.hosts[0].subdir
     configs, exclusive = arguments.variant_config, arguments.exclusive_config
-    made = None
-    if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
-        made = plan.make(arguments.recipe, arguments.artifacts, hosts, arguments.on)
-    try:
-        outputs = outline.outputs(
+    if arguments.compare_renderers:
+        differ = outline.differences(
             arguments.recipe, subdir=subdir, configs=configs, exclusive=exclusive
         )
+        sys.stdout.write("".join(f"{line}\n" for line in differ or ["the renderers agree"]))
+        return 1 if differ else 0
+    renderer, made = arguments.renderer, None
+    if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
+        made = plan.make(
+            arguments.recipe, arguments.artifacts, machines, arguments.on, renderer=renderer
+        )
+    try:
+        outputs = outline.outputs(
+            arguments.recipe, subdir=subdir, configs=configs, exclusive=exclusive,
+            renderer=renderer,
+        )  # fmt: skip
     except RecipeError:
         if made is None or configs or exclusive:
             raise
         # Only the packages know the values that it was built with.
         folder = Path(made.recipe)
-        outputs = tuple(plan.output_of(folder, one.artifact) for one in made.packages)
+        outputs = tuple(plan.output_of(folder, one.artifact, renderer) for one in made.packages)
     if arguments.json:
         value: dict[str, object] = {"outputs": outline.to_json(outputs)}
         value |= {"digest": plan.digest(made), **plan.to_json(made)} if made else {}
@@ -137,80 +146,11 @@ def _planned(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _hosts_list(arguments: argparse.Namespace) -> int:
-    _ask_hosts(arguments)
-    return 0
-
-
-def _hosts_probe(arguments: argparse.Namespace) -> int:
-    return HostError.exit_code if _ask_hosts(arguments) else 0
-
-
-def _ask_hosts(arguments: argparse.Namespace) -> int:
-    """Show each host with what it says of itself; return how many say nothing."""
-    from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
-    from pytest_manualbuild.hosts import survey  # noqa: PLC0415
-    from pytest_manualbuild.hosts.runs import Run  # noqa: PLC0415
-
-    wanted = _selected(arguments)
-    hosts.sweep_dead()
-    run = Run.begin()
-    silent = 0
-    try:
-        for answer in survey.ask(wanted, run, limit_s=arguments.timeout):
-            sys.stdout.write(_described(answer.host))
-            if answer.facts is None:
-                silent += 1
-                sys.stdout.write(f"    not usable ({answer.took_s:.1f} s): {answer.problem}\n")
-                continue
-            said = ", ".join(_words(answer.facts))
-            sys.stdout.write(f"    reachable in {answer.took_s:.1f} s: {said}\n")
-            for note in answer.facts.notes:
-                sys.stdout.write(f"    note: {note}\n")
-    finally:
-        hosts.sweep(run)
-    return silent
-
-
-def _described(host: Host) -> str:
-    what = host.image or host.address or host.root or ""
-    marks = ["required" if host.required else "optional"]
-    marks += ["stand-in"] * host.standin + [f"end of life {host.eol}"] * bool(host.eol)
-    return f"{host.name:20} {host.kind:8} {host.subdir:14} {what}  ({', '.join(marks)})\n"
-
-
-def _words(facts: Facts) -> list[str]:
-    words = [facts.os_name, facts.arch, f"kernel {facts.kernel}"]
-    words += [f"glibc {facts.glibc}"] * bool(facts.glibc)
-    words += [f"macOS {facts.macos}"] * bool(facts.macos)
-    words += [f"image {facts.image_digest}"] * bool(facts.image_digest)
-    words += [f"host key {facts.host_key}"] * bool(facts.host_key)
-    return words
-
-
-def _hosts_sweep(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import hosts  # noqa: PLC0415 # only what the verb needs
-
-    del arguments
-    removed = hosts.sweep_dead()
-    for line in removed:
-        sys.stdout.write(f"removed {line}\n")
-    if not removed:
-        sys.stdout.write("Nothing was left behind.\n")
-    return 0
-
-
-def _selected(arguments: argparse.Namespace) -> list[Host]:
-    from pytest_manualbuild import matrix  # noqa: PLC0415 # only what the verb needs
-
-    return matrix.select(matrix.load(arguments.matrix), arguments.on)
-
-
 def _audit(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild import audit, matrix  # noqa: PLC0415 # only what the verb needs
     from pytest_manualbuild.audit import forecast, views  # noqa: PLC0415
 
-    hosts = matrix.load(arguments.matrix).hosts if arguments.matrix else ()
+    machines = matrix.load(arguments.matrix).hosts if arguments.matrix else ()
     audits: dict[str, audit.Audit] = {}
     predictions: dict[str, list[forecast.Prediction]] = {}
     status = 0
@@ -222,7 +162,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             status = error.exit_code
             continue
         audits[str(path)] = found
-        predictions[str(path)] = forecast.predict_all(found, hosts)
+        predictions[str(path)] = forecast.predict_all(found, machines)
         if not arguments.json:
             sys.stdout.write(views.text(str(path), found, predictions[str(path)]))
         if status == 0 and any(finding.severity == "error" for finding in found.findings):

@@ -19,9 +19,9 @@ Stream = Literal["stdout", "stderr"]
 _MOST_MARKER = 4000  # below PIPE_BUF, so that a marker is written in one piece
 _MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e]*)\x1e")
 _BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e]*")
+_ANSWERS = frozenset({"folders", "kept", "killed", "pong", "put", "ready"})
 _LINE_MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e\r\n]*)\r\n")
 _LINE_BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e\r\n]*\r?")
-_ANSWERS = frozenset({"folders", "killed", "pong", "put", "ready"})
 _ALONE_S = 1.0
 _MOST_BEHIND = 4 * 1024 * 1024
 

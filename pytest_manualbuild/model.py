@@ -33,6 +33,7 @@ class Cause(StrEnum):
     UNSOLVABLE = "unsolvable"
     UNINSTALLABLE = "uninstallable"
     CONTENTS = "contents"  # the package file does not hold what it must
+    FUNCTION = "function"  # a test function of the recipe's own failed
     # error
     HOST_UNAVAILABLE = "host-unavailable"
     HOST_LOST = "host-lost"
@@ -59,6 +60,7 @@ class CheckKind(StrEnum):
     USE = "use"  # an import in Perl that nothing more is asked of than to be found
     PIP_CHECK = "pip-check"
     CONTENTS = "contents"  # of the package file; needs no environment
+    FUNCTION = "function"  # a test function of the recipe's own, which pytest runs here
     DOWNSTREAM = "downstream"  # the tests of another package, beside this one
 
 
@@ -140,6 +142,12 @@ class TestSection:
     """What a second environment holds, whose programs are found first."""
     contents: tuple[ContentsRule, ...] = ()
     """What the package file must hold; a section with such rules has nothing else to run."""
+    secrets: tuple[str, ...] = ()
+    """Variables that it would like of the caller's environment; none is given, ever."""
+    modules: tuple[TestFile, ...] = ()
+    """Files of the recipe that pytest imports on the controller (``--recipe-tests``)."""
+    functions: tuple[str, ...] = ()
+    """``FILE::FUNCTION`` of each test function in them; such a section has nothing else to run."""
     unrunnable: str = ""
     """Why this version cannot run the section, in a sentence; its checks are skipped then."""
 
@@ -163,6 +171,8 @@ class Output:
     """``requirements/run``."""
     test: dict[str, Any] = field(default_factory=dict)
     """The test section as the recipe gives it, for people to read."""
+    kind: str = "conda"
+    """``wheel`` for an output of which no conda package comes, and that nothing tests."""
     unknown: tuple[str, ...] = ()
     """Keys of the test section that conda-build does not know, and that nothing runs."""
 
@@ -391,6 +401,8 @@ class HostRecord:
     phases_s: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each phase: provision, environment, run. The host is released after that,
     while the report is written."""
+    reused: str = ""
+    """The run that had kept this very host, where it was not started for this one."""
 
 
 class Severity(StrEnum):
@@ -432,3 +444,8 @@ SUBDIRS = (
     "win-32",
 )
 """Subdirs that a host can have; packages may be ``noarch`` as well."""
+
+
+def builder_subdir(subdir: str) -> str:
+    """Return the subdir of the machine that builds a package: linux-64 for ``noarch``."""
+    return "linux-64" if subdir == "noarch" else subdir

@@ -68,6 +68,8 @@ class PackageNode(pytest.Collector):
     def collect(self) -> Iterator[CheckItem]:
         """Yield the checks, in the order in which they run."""
         for check in self.planned.checks:
+            if check.kind is CheckKind.FUNCTION:
+                continue  # pytest itself makes items of functions: `recipe_tests`
             yield CheckItem.from_parent(self, name=item_name(self.planned, check), check=check)
 
 
@@ -161,7 +163,7 @@ def _plain_name(check: Check) -> str:
             return "script"
         case CheckKind.SCRIPT:
             return check.text.replace("/", "-")
-        case CheckKind.PIP_CHECK | CheckKind.CONTENTS | CheckKind.DOWNSTREAM:
+        case CheckKind.PIP_CHECK | CheckKind.FUNCTION | CheckKind.CONTENTS | CheckKind.DOWNSTREAM:
             return f"{check.kind}-{check.index}"
 
 
@@ -176,4 +178,5 @@ def nodeids(plan: Plan, root: str) -> dict[str, tuple[str, str, str]]:
         for cell in plan.cells
         for planned in [plan.package(cell.package)]
         for check in planned.checks
+        if check.kind is not CheckKind.FUNCTION
     }

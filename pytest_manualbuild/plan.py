@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +30,40 @@ from pytest_manualbuild.model import (
     PlannedPackage,
     TestSection,
 )
+from pytest_manualbuild.recipe import own_tests as own
+from pytest_manualbuild.recipe.folder import folder_sha256
 
+Rendered = dict[tuple[object, ...], tuple[Output, ...]]
+"""The outputs of one recipe by subdir, file of variants and variant."""
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
 def make(
-    recipe_folder: Path, artifacts: Path | None, matrix: Matrix, on: str | None = None
+    recipe_folder: Path,
+    artifacts: Path | None,
+    matrix: Matrix,
+    on: str | None = None,
+    *,
+    renderer: str = "own",
+    own_tests: bool = False,
 ) -> Plan:
     """Plan the checks of a recipe for the packages built from it.
 
     ``artifacts`` is where the packages are looked for (None: beside the recipe,
     see ``package.find``). ``on`` is a glob that selects hosts by name; what it
-    leaves out is left out of the plan's cells, not of its matrix.
+    leaves out is left out of the plan's cells, not of its matrix. ``renderer`` is one of
+    ``recipe.RENDERERS``. With ``own_tests`` the test functions of the recipe's folder are part
+    of it.
     Raises RecipeError, ArtifactError or MatrixError.
     """
     selected = matrices.select(matrix, on)
     # The recipe first: without one there is nothing to look for packages of.
     folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
+    rendered: Rendered = {}
     planned = [
-        (artifact, output_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, output_of(folder, artifact, renderer, rendered, own_tests=own_tests))
+        for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
@@ -63,7 +78,7 @@ def make(
     )
     return Plan(
         recipe=str(folder),
-        recipe_sha256=recipe.folder_sha256(folder),
+        recipe_sha256=folder_sha256(folder),
         matrix=matrix,
         packages=packages,
         cells=cells(selected, [artifact for artifact, _ in planned]),
@@ -75,21 +90,40 @@ def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
     return output_of(folder, artifact).sections
 
 
-def output_of(folder: Path, artifact: Artifact) -> Output:
+def output_of(
+    folder: Path,
+    artifact: Artifact,
+    renderer: str = "own",
+    rendered: Rendered | None = None,
+    *,
+    own_tests: bool = False,
+) -> Output:
     """Render the recipe with the package's variant; return the output that it is.
 
-    Raises RecipeError, or ArtifactError when the recipe describes no such package.
+    ``rendered`` keeps what the recipe gives, for other packages of the same variant.
+    With ``own_tests`` the functions of the recipe's folder are among its tests. Raises
+    RecipeError, or ArtifactError when the recipe describes no such package.
     """
     config = package.member(Path(artifact.path), "info/recipe/conda_build_config.yaml") or b""
-    outputs = recipe.load(
-        folder,
-        subdir=artifact.subdir,
-        variant=_variant(artifact),
-        config=config.decode(errors="replace"),
-    ).outputs
+    variant = _variant(artifact)
+    rendered = {} if rendered is None else rendered
+    key = (artifact.subdir, config, *sorted(variant.items()))
+    if key not in rendered:
+        rendered[key] = recipe.load(
+            folder,
+            subdir=artifact.subdir,
+            variant=variant,
+            config=config.decode(errors="replace"),
+            renderer=renderer,
+        ).outputs
+    outputs = tuple(output for output in rendered[key] if output.kind == "conda")
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
-            return _checked(output, artifact)
+            found = _checked(output, artifact)
+            if own_tests:
+                functions = own.section(folder, found.sections[0])
+                found = replace(found, sections=(*found.sections, functions))
+            return found
     described = ", ".join(f"{output.name} {output.version}" for output in outputs) or "nothing"
     raise ArtifactError(
         f"{artifact.key}: the recipe {folder} describes no {artifact.name} {artifact.version},"

@@ -68,11 +68,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds that one package's tests may take on one host (default: 7200)",
     )
     add(
+        "--renderer",
+        dest="mb_renderer",
+        choices=("own", "conda-build"),
+        default="own",
+        help="what renders a meta.yaml (default: own)",
+    )
+    add(
+        "--recipe-tests",
+        dest="mb_recipe_tests",
+        action="store_true",
+        help="run the recipe's own tests/test_*.py as well: they run here, with your rights",
+    )
+    add(
         "--keep",
         dest="mb_keep",
-        choices=("never",),
+        choices=("failed", "always", "never"),
         default="never",
-        help="which hosts to keep after the run (this version: never)",
+        help="which hosts stay after the run, for `manualbuild hosts shell` (default: never)",
     )
 
 

@@ -12,19 +12,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from pytest_manualbuild import __version__, evidence, hosts, matrix, plan, show
+from pytest_manualbuild import __version__, evidence, hosts, matrix, narrowing, plan, show
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.execution.engine import Engine, Settings
+from pytest_manualbuild.execution.keeping import NEVER
 from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import CheckResult, HostRecord, Plan
 from pytest_manualbuild.nodes import PROPERTY, CheckItem, RecipeNode, nodeids
+
+if TYPE_CHECKING:
+    from pytest_manualbuild.recipe_tests import RecipeTests
 
 DEFAULT_CHANNEL = "conda-forge"
 _NOT_AGAIN = ("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-first", "--evidence=",
@@ -48,20 +53,60 @@ def begin(config: pytest.Config) -> Controller | Worker:
     numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
     if any(number is not None and not number > 0 for number in numbers):
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
+    _check_places(option)
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
+    environments = _environments(config)
     try:
+        asked = matrix.load(option.mb_matrix)
+        # Meanwhile the plan waits for the process that renders the recipe.
+        kinds = {host.kind for host in asked.hosts}
+        Thread(target=hosts.load, args=(kinds,), daemon=True).start()
         planned = plan.make(
             Path(option.mb_recipe),
             Path(option.mb_artifacts) if option.mb_artifacts else None,
-            matrix.load(option.mb_matrix),
+            asked,
             option.mb_on,
+            renderer=option.mb_renderer,
+            own_tests=option.mb_recipe_tests,
         )
-        return Controller(config, planned)
-    except ManualBuildError as error:
-        raise pytest.UsageError(str(error)) from error
-    except OSError as error:
-        raise pytest.UsageError(str(of_system(error))) from error
+        return Controller(config, planned, environments)
+    except (ManualBuildError, OSError) as error:
+        environments.close()
+        known = error if isinstance(error, ManualBuildError) else of_system(error)
+        raise pytest.UsageError(str(known)) from error
+
+
+def _environments(config: pytest.Config) -> Environments:
+    """Return what makes environments; its process loads py-rattler while this one goes on."""
+    option = config.option
+    made = Environments(cache_folder(), tuple(option.mb_channels or (DEFAULT_CHANNEL,)))
+    if not option.collectonly and not getattr(option, "tx", None):
+        made.start()
+    return made
+
+
+def _check_places(option: Any) -> None:
+    """Refuse what would change the recipe while it is tested, or lose it."""
+    recipe = Path(option.mb_recipe).resolve()
+    recipe = recipe.parent if recipe.is_file() else recipe
+    for name, given in (
+        ("--evidence", option.mb_evidence),
+        ("--junitxml", getattr(option, "mb_junitxml", None)),
+    ):
+        place = Path(given).resolve() if given else None
+        if place is not None and place.is_relative_to(recipe):
+            raise pytest.UsageError(
+                f"{name} {given}: it lies in the recipe's folder {recipe}, which a report would"
+                f" change. Name one outside with {name}."
+            )
+    if recipe.is_relative_to(Path(option.mb_evidence).resolve() / "recipe"):
+        raise pytest.UsageError(
+            f"--recipe {option.mb_recipe}: it is the copy in the report {option.mb_evidence}, which"
+            " this run would replace. Name another folder with --evidence."
+        )
+    if any(not channel.strip() for channel in option.mb_channels or ()):
+        raise pytest.UsageError("--channel is empty. Give a URL, a folder or a channel's name.")
 
 
 def number_of_hosts(config: pytest.Config) -> int:
@@ -88,19 +133,27 @@ class _Session:
     """What controller and workers have in common: items, and an engine when one is needed."""
 
     def __init__(
-        self, config: pytest.Config, planned: Plan, folder: Path, command: Sequence[str]
+        self,
+        config: pytest.Config,
+        planned: Plan,
+        environments: Environments,
+        *,
+        folder: Path,
+        command: Sequence[str],
     ) -> None:
         self.command = command
         self.config = config
         self.plan = planned
         self.folder = folder
         self.engine: Engine | None = None
-        self._environments: Environments | None = None
+        self._environments = environments
         self._selected: list[Key] = []
+        self.keeps = config.option.mb_keep != NEVER
+        self.functions: RecipeTests | None = None
+        if config.option.mb_recipe_tests:
+            self.functions = self._recipe_tests()
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
-        if not config.option.collectonly and not getattr(config.option, "tx", None):
-            self.environments()  # its process loads py-rattler while this one goes on
 
     def run(self) -> Run:
         """Return the run that hosts belong to."""
@@ -120,26 +173,44 @@ class _Session:
             ask=self.ask,
         )
         items[:] = session.genitems(root)
+        if self.functions is not None:
+            items += self.functions.items(session, root)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note which checks were selected."""
         self._selected = [item.key for item in session.items if isinstance(item, CheckItem)]
+        if self.functions is not None:
+            self._selected += self.functions.select(session.items)
 
-    def environments(self) -> Environments:
-        """Return what makes environments; its process was started when this was first asked."""
-        if self._environments is None:
-            channels = tuple(self.config.option.mb_channels or (DEFAULT_CHANNEL,))
-            self._environments = Environments(cache_folder(), channels)
-            self._environments.start()
-        return self._environments
+    def _recipe_tests(self) -> RecipeTests:
+        """Return the plugin of the recipe's own test functions, registered."""
+        from pytest_manualbuild.recipe_fixtures import NAME  # noqa: PLC0415 # testinfra is slow
+        from pytest_manualbuild.recipe_tests import RecipeTests, Runner  # noqa: PLC0415
+
+        made = RecipeTests(
+            self.config,
+            self.plan,
+            Runner(
+                visit=lambda key: self.running(key).visit(*key[:2], self.waiting),
+                result=self.ask,
+                give=lambda result: self.running((result.host, "", "")).give(result),
+                check_s=self.config.option.mb_check_timeout,
+            ),
+        )
+        self.config.pluginmanager.register(made, NAME)
+        return made
 
     def ask(self, key: Key) -> CheckResult:
         """Return the result of a check, running what must run for it."""
+        return self.running(key).result(key, self.waiting)
+
+    def running(self, key: Key) -> Engine:
+        """Return the engine, with the host of this check started."""
         if self.engine is None:
             option = self.config.option
             self.engine = Engine(
                 self.plan,
-                self.environments(),
+                self._environments,
                 self.run(),
                 Settings(
                     evidence=self.folder,
@@ -147,11 +218,13 @@ class _Session:
                         check_s=option.mb_check_timeout, section_s=option.mb_section_timeout
                     ),
                     jobs=option.mb_jobs,
+                    keep=option.mb_keep,
+                    reuse=self.keeps and bool(getattr(option, "lf", False)),
                 ),
                 self._selected,
             )
         self.engine.start(self.hosts_to_start(key))
-        return self.engine.result(key, self.waiting)
+        return self.engine
 
     def hosts_to_start(self, key: Key) -> list[str] | None:
         """Say which hosts to start when this check is asked for; None: all."""
@@ -164,9 +237,7 @@ class _Session:
         """Release the hosts and the solver; safe to call twice."""
         if self.engine is not None:
             self.engine.close()
-        if self._environments is not None:
-            self._environments.close()
-            self._environments = None
+        self._environments.close()
 
 
 class Worker(_Session):
@@ -174,18 +245,23 @@ class Worker(_Session):
 
     def __init__(self, config: pytest.Config, given: dict[str, Any]) -> None:
         super().__init__(
-            config, plan.from_json(given["plan"]), Path(given["folder"]), given["command"]
+            config,
+            plan.from_json(given["plan"]),
+            _environments(config),
+            folder=Path(given["folder"]),
+            command=given["command"],
         )
         self._run_id = str(given["run_id"])
 
     def run(self) -> Run:
         """Join the controller's run: it cleans up what a killed worker left."""
-        return Run.join(self._run_id)
+        return Run.join(self._run_id, keeps=self.keeps)
 
     def hosts_to_start(self, key: Key) -> list[str]:
         """Start the host of this check alone: the others fall to other workers."""
         return [key[0]]
 
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Release the hosts, and tell the controller of them."""
         self.release()
@@ -200,9 +276,15 @@ class Worker(_Session):
 class Controller(_Session):
     """The process that the user started: records results and writes the evidence."""
 
-    def __init__(self, config: pytest.Config, planned: Plan) -> None:
-        command = [*_again(map(str, config.invocation_params.args), config.option.mb_evidence)]
-        super().__init__(config, planned, Path(config.option.mb_evidence).absolute(), command)
+    def __init__(self, config: pytest.Config, planned: Plan, environments: Environments) -> None:
+        evidence_given = config.option.mb_evidence
+        super().__init__(
+            config,
+            planned,
+            environments,
+            folder=Path(evidence_given).absolute(),
+            command=[*_again(map(str, config.invocation_params.args), evidence_given)],
+        )
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None
         self._journal: evidence.Journal | None = None
@@ -218,7 +300,7 @@ class Controller(_Session):
         """Return this run, begun on first use; whatever dead runs left is removed before it."""
         if self._run is None:
             hosts.sweep_dead()
-            self._run = Run.begin()
+            self._run = Run.begin(keeps=self.keeps)
         return self._run
 
     def hosts_to_start(self, key: Key) -> None:
@@ -255,7 +337,11 @@ class Controller(_Session):
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         """Note which checks the workers selected."""
-        self._selected = [self._keys[nodeid] for nodeid in ids if nodeid in self._keys]
+        keys = (self._keys.get(nodeid) or self._function(nodeid) for nodeid in ids)
+        self._selected = list(dict.fromkeys(key for key in keys if key is not None))
+
+    def _function(self, nodeid: str) -> Key | None:
+        return self.functions.key(nodeid) if self.functions is not None else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -300,12 +386,20 @@ class Controller(_Session):
         """Conclude, and write the evidence; the hosts are released meanwhile."""
         if self._journal is None:
             return
-        if any(key not in self._results for key in self._selected):
-            self.release()  # the run was cut short: nothing may go on any more
+        if self.keeps or any(key not in self._results for key in self._selected):
+            # Only then is it known what was kept; and when cut short, nothing may go on any more.
+            self.release()
         if self.engine is not None:
             self._records |= {record.name: record for record in self.engine.records()}
         selected = set(self._selected)
-        narrowed = self._narrowed(session, int(exitstatus), selected)
+        narrowed = narrowing.reasons(
+            session,
+            int(exitstatus),
+            planned=plan.expected(self.plan),
+            selected=selected,
+            results=self._results,
+            records=self._records.values(),
+        )
         results, status = evidence.conclude(
             self.plan, self._results, selected, pytest_status=int(exitstatus)
         )
@@ -351,32 +445,15 @@ class Controller(_Session):
             return HostRecord(name=name, state="lost", message=message)
         return HostRecord(name=name, state="never-reached")
 
-    def _narrowed(
-        self, session: pytest.Session, status: int, selected: set[Key]
-    ) -> tuple[str, ...]:
-        """Say in sentences why the run did not cover the plan, or the plan not the matrix."""
-        reasons = []
-        option = self.config.option
-        if option.mb_on is not None:
-            reasons.append(f"--on {option.mb_on} left out hosts of the matrix.")
-        left_out = len(self._keys) - len(selected)
-        if left_out:
-            reasons.append(
-                f"{left_out} of {len(self._keys)} checks were not selected (-k, --lf...)."
-            )
-        unheard = sum(1 for key in selected if key not in self._results)
-        if session.shouldfail:
-            reasons.append(f"The run stopped early: {session.shouldfail} (-x).")
-        elif status == pytest.ExitCode.INTERRUPTED:
-            reasons.append("The run was interrupted.")
-        elif unheard:
-            reasons.append(f"{unheard} checks have no result: a worker crashed or the run was cut.")
-        return tuple(reasons)
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the grid and what the gate would still want."""
+        """Show the grid, what the gate would still want, and the hosts that were kept."""
         if self.evidence is not None:
             show.summary(terminalreporter, self.evidence, self.folder)
+        if self.keeps and self._journal is not None:
+            names = {host.name for host in self.plan.matrix.hosts}
+            began = self._started.isoformat(timespec="microseconds")
+            here = [one for one in hosts.kept.every() if one.host.name in names]
+            show.kept(terminalreporter, [one for one in here if one.at >= began])
 
     def release(self) -> None:
         """Release hosts and solver, and remove whatever is left of the run."""

@@ -166,7 +166,6 @@ class ShellConnection:
 
     def start(self, script: str) -> ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
-        folder = self._plain_folder
         mark_nonce, exit_nonce = self._framing.begin()
         self._killed = self._ended = False
         mark = f"\\036{mark_nonce}:mark:%s\\036"
@@ -181,14 +180,7 @@ class ShellConnection:
             whole(f"{header}{script}\n").encode(errors="surrogateescape")
         ).decode()
         environment = " ".join(
-            shlex.quote(f"{name}={value}")
-            for name, value in (
-                ("PATH", SYSTEM_PATH),
-                ("HOME", f"{folder}/home"),
-                ("TMPDIR", f"{folder}/tmp"),  # noqa: S108 # in our folder
-                ("LANG", "C.UTF-8"),
-                ("MANUALBUILD_RUN_ID", f"{self._run_id}/{self._host}"),
-            )
+            shlex.quote(f"{name}={value}") for name, value in self.environment().items()
         )
         exit_marker = f"printf '\\036{exit_nonce}:exit:%s\\036' \"$_mb_status\""
         self._send(
@@ -198,6 +190,17 @@ class ShellConnection:
             f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
         return self
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that every script begins with, and no others."""
+        folder = self._plain_folder
+        return {
+            "PATH": SYSTEM_PATH,
+            "HOME": f"{folder}/home",
+            "TMPDIR": f"{folder}/tmp",  # noqa: S108 # in our folder
+            "LANG": "C.UTF-8",
+            "MANUALBUILD_RUN_ID": f"{self._run_id}/{self._host}",
+        }
 
     def next_event(self, timeout_s: float) -> Event | None:
         """Return the next event; see ``hosts.base.Running``."""

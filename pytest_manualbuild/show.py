@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pytest_manualbuild import deviations, recipe
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence
+from pytest_manualbuild.hosts.kept import Kept
 from pytest_manualbuild.model import Plan
 
 QUIET_S = 30.0
@@ -24,6 +26,11 @@ def header(planned: Plan) -> list[str]:
     lines += [
         f"package: {package.artifact.key}  sha256 {package.artifact.sha256}"
         for package in planned.packages
+    ]
+    files = {one for package in planned.packages for s in package.sections for one in s.modules}
+    lines += [
+        f"recipe test, runs on this machine: {one.path}  sha256 {one.sha256}"
+        for one in sorted(files, key=lambda one: one.path)
     ]
     names = (
         ", ".join(dict.fromkeys(cell.host for cell in planned.cells)) or "none for these packages"
@@ -78,6 +85,13 @@ def error(config: pytest.Config, problem: ManualBuildError) -> None:
         reporter.write_line(f"ERROR: {problem}", red=True)
     else:
         sys.stderr.write(f"ERROR: {problem}\n")
+
+
+def kept(reporter: pytest.TerminalReporter, hosts: Sequence[Kept]) -> None:
+    """Show the hosts that stayed, each with what gives a shell on it."""
+    for one in sorted(hosts, key=lambda one: one.at):
+        packages = ", ".join(part.package for part in one.sections if part.failed) or "all passed"
+        reporter.write_line(f"kept: manualbuild hosts shell {one.host.name}  ({packages})")
 
 
 def summary(reporter: pytest.TerminalReporter, evidence: Evidence, folder: Path) -> None:

@@ -11,16 +11,27 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 # Down the road; a module imports from its own stop or from an earlier one.
 ROAD = [
     {"__init__", "errors", "model"},
-    {"globs", "package", "recipe"},
-    {"matrix", "checks", "plan", "outline", "carried"},
+    {"globs", "strictjson", "package", "recipe"},
+    {"matrix", "checks", "plan", "outline", "carried", "build", "build_record", "_rattler_build"},
     {"hosts", "framing", "shells", "batch"},
-    {"audit", "compare"},
+    {"audit", "compare", "diffoscope"},
     {"environment"},
     {"languages", "execution"},
     {"evidence", "deviations", "reports", "body"},
     {"gate"},
-    {"targets", "upload", "request", "published"},
-    {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
+    {"targets", "upload", "attestations", "request", "published"},
+    {
+        "scheduling",
+        "nodes",
+        "narrowing",
+        "recipe_tests",
+        "recipe_fixtures",
+        "show",
+        "session",
+        "plugin",
+        "verbs",
+        "cli",
+    },
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}
 FRONT_ENDS = ROAD[-1]

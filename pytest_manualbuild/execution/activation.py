@@ -8,7 +8,13 @@ import shlex
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution import aftermath, preamble
 from pytest_manualbuild.execution.marks import Marks, Said
-from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment, PlannedPackage
+from pytest_manualbuild.model import (
+    Artifact,
+    InstalledPackage,
+    LinkedEnvironment,
+    PlannedPackage,
+    builder_subdir,
+)
 
 # What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.
 _POST_LINK = """\
@@ -17,21 +23,30 @@ PKG_NAME={name} PKG_VERSION={version} PKG_BUILDNUM={number} ROOT_PREFIX=$PREFIX 
   PATH=$PREFIX/bin:$PATH bash "$PREFIX/"{script} || exit $?
 """
 # conda activates under errexit: a failing script in activate.d fails the test.
+_ACTIVATE_D = """\
+export PATH={prefix}/bin:$PATH
+for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
+  if [ -e "$_mb_script" ]; then . "$_mb_script"; fi
+done
+"""
 _ACTIVATE = """\
 _mb_bash=/bin/bash
 [ -x "$_mb_bash" ] || _mb_bash=$(command -v bash)
 set -e
 cd {work}
 _mb_work=$PWD
-export PATH={prefix}/bin:$PATH
-for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
-  if [ -e "$_mb_script" ]; then . "$_mb_script"; fi
-done
-{too}set +e
+{activate}{too}set +e
 cd "$_mb_work"
 unset _mb_script
 {started}mark {mark}
 {after}"""
+# For people, who want a shell although, or because, a script of the environment fails.
+_ENTER = """\
+cd {work}
+{activate}{too}cd {work}
+unset _mb_script
+{after}PS1={prompt}
+"""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,12 +65,33 @@ def script(
     for name in environment.post_link:
         text += _post_link(next(p for p in environment.packages if p.name == name), marks)
     return text + _ACTIVATE.format(
-        prefix=shlex.quote(environment.prefix),
+        activate=_ACTIVATE_D.format(prefix=shlex.quote(environment.prefix)),
         work=shlex.quote(work),
         too=preamble.activate_too(build),
         started=aftermath.before(folder),
         mark=marks.new(Said.ACTIVATED),
         after=preamble.after(section),
+    )
+
+
+def enter(
+    planned: PlannedPackage,
+    environment: LinkedEnvironment,
+    build: LinkedEnvironment | None,
+    folder: str,
+    host: str,
+) -> str:
+    """Return what gives a person's bash the environment and the folder that the tests had."""
+    (section,) = planned.sections
+    work = f"{folder}/work"
+    text = variables(planned.artifact, environment, work)
+    text += preamble.before(section, planned.artifact)
+    return text + _ENTER.format(
+        activate=_ACTIVATE_D.format(prefix=shlex.quote(environment.prefix)),
+        work=shlex.quote(work),
+        too=preamble.activate_too(build),
+        after=preamble.after(section).replace(" || exit 1", ""),
+        prompt=shlex.quote(f"({planned.label}) {host}:\\W\\$ "),
     )
 
 
@@ -72,7 +108,7 @@ def _post_link(installed: InstalledPackage, marks: Marks) -> str:
 
 def variables(artifact: Artifact, environment: LinkedEnvironment, work: str) -> str:
     """Return the exports that conda-build documents for the time of the test (environ.py)."""
-    subdir = "linux-64" if artifact.subdir == "noarch" else artifact.subdir
+    subdir = builder_subdir(artifact.subdir)
     system, _, arch = subdir.partition("-")
     values = {name: value for name, value in artifact.variant.items() if _NAME.fullmatch(name)}
     values |= {

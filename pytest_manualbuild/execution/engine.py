@@ -26,11 +26,14 @@ from pytest_manualbuild.errors import (
     during,
 )
 from pytest_manualbuild.execution import testfiles
-from pytest_manualbuild.execution.ready import INTERNET, Preparation, Section, cause_of, result
+from pytest_manualbuild.execution.keeping import NEVER, Stay
+from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
 from pytest_manualbuild.execution.section import Limits, SectionRun
+from pytest_manualbuild.execution.visit import Visit, visit
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
+from pytest_manualbuild.hosts.facts import INTERNET
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import (
     Cause,
@@ -45,6 +48,8 @@ from pytest_manualbuild.model import (
 )
 
 MOST_JOBS = 16
+_SOON_S, _NOW_AND_THEN_S = 0.1, 0.5
+"""When a wait first tells what is going on, and how often from then on."""
 _DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}
 """What an error says of the phase in which it came up."""
 Key = tuple[str, str, str]
@@ -59,6 +64,10 @@ class Settings:
     limits: Limits
     jobs: int | None = None
     """Hosts at a time; None: as many as there are, at most 16."""
+    keep: str = NEVER
+    """Which hosts stay after their tests: one of ``keeping.POLICIES``."""
+    reuse: bool = False
+    """Whether hosts that an earlier run kept are used instead of new ones, where that is safe."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +83,11 @@ class _Desk:
     environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     started: bool = False
+    reused: str = ""
+    done: threading.Event = field(default_factory=threading.Event)
+    preparation: Preparation | None = None
+    visits: dict[str, Section] = field(default_factory=dict)
+    """What the recipe's own test functions need, by package key."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -123,12 +137,59 @@ class Engine:
     def result(self, key: Key, waiting: Callable[[str], None] | None = None) -> CheckResult:
         """Wait for a result; ``waiting`` is told now and then what its host is doing."""
         future = self._futures[key]
+        patience_s = _SOON_S
         while True:
             try:
-                return future.result(timeout=0.5)
+                return future.result(timeout=patience_s)
             except TimeoutError:
                 if waiting is not None:
                     waiting(self.status())
+                patience_s = _NOW_AND_THEN_S
+
+    @contextmanager
+    def visit(
+        self, name: str, package: str, waiting: Callable[[str], None] | None = None
+    ) -> Iterator[Visit | None]:
+        """Give a host for a package's test functions, once its other tests are over.
+
+        None: they have their results already, as none of them can run. ``give`` takes those of
+        the others.
+        """
+        desk = self._desks[name]
+        while not desk.done.wait(0.5):
+            if waiting is not None:
+                waiting(self.status())
+        preparation, section = desk.preparation, desk.visits.get(package)
+        if preparation is None or section is None:
+            yield None
+            return
+        online = desk.host.network or INTERNET in section.planned.needs
+        host = replace(desk.host, network=online)
+        keys = [(name, package, check.name) for check in section.planned.checks]
+        place, stay = self._place(host, preparation, section), self._stay(desk, host)
+
+        def failed() -> bool:
+            given = [self._futures[key] for key in keys if key in self._futures]
+            bad = {Outcome.FAILED, Outcome.ERROR}
+            return any(one.done() and one.result().outcome in bad for one in given)
+
+        with (
+            limits.turn(host, self._stop.is_set, desk.progress),
+            visit(
+                preparation,
+                section,
+                stay,
+                place,
+                self._settings.limits,
+                failed,
+            ) as there,
+        ):
+            desk.reused = desk.reused or stay.reused
+            yield there
+
+    def give(self, given: CheckResult) -> None:
+        """Take the result of a test function."""
+        self._give(given)
 
     def status(self) -> str:
         """Return in one line what the hosts are doing that are not done."""
@@ -147,6 +208,7 @@ class Engine:
                 warnings=tuple(desk.warnings),
                 environments=dict(desk.environments),
                 phases_s=dict(desk.phases_s),
+                reused=desk.reused,
             )
             for name, desk in self._desks.items()
         )
@@ -185,6 +247,7 @@ class Engine:
             self._all_broken(host, packages, fault)
         finally:
             desk.doing = "done"
+            desk.done.set()
 
     def _packages(self, desk: _Desk, packages: Sequence[PlannedPackage]) -> None:
         host = desk.host
@@ -205,6 +268,11 @@ class Engine:
         )
         with desk.phase("environment"):
             ready = preparation.ready(packages)
+        desk.preparation = preparation
+        desk.visits = {
+            one.planned.artifact.key: one for group in ready for one in group if one.visited
+        }
+        ready = [[one for one in group if not one.visited] for group in ready]
         together = [list(chain(*ready))] if host.isolation == "host" else ready
         for number, (batch, online) in enumerate(_by_network(host, together)):
             # What was linked in place for a later batch went away with the one before.
@@ -222,41 +290,64 @@ class Engine:
             environments = [env for one in left for env in preparation.of(one)]
             with desk.phase("provision"):
                 desk.progress("starting")
-                connection = provider.start(host, self._run, environments, desk.progress)
+                stay = self._stay(desk, host)
+                planned = [one.planned for one in left]
+                connection = stay.start(provider, environments, desk.progress, planned)
+                desk.reused = desk.reused or stay.reused
             try:
-                clean = True
-                while left and clean:
+                while left and stay.clean:
                     with desk.phase("run"):
-                        clean = self._section(desk, preparation, connection, left.pop(0))
+                        self._section(desk, preparation, connection, left.pop(0), stay)
             finally:
                 desk.progress("releasing")
-                connection.close()
+                stay.end(connection)
             with desk.phase("environment"):
                 # Those that were linked in place went away with the host.
                 left = [one for one in left if preparation.link(one)]
 
+    def _stay(self, desk: _Desk, host: Host) -> Stay:
+        return Stay(
+            policy=self._settings.keep,
+            reuse=self._settings.reuse,
+            host=host,
+            run=self._run,
+            image_digest=desk.facts.image_digest if desk.facts else None,
+            warn=desk.warnings.append,
+        )
+
+    def _place(self, host: Host, preparation: Preparation, section: Section) -> Place:
+        return Place(
+            host=host.name,
+            folder=preparation.placement(section).root,
+            logs=self._settings.evidence / "logs" / host.name / section.logs,
+            evidence=self._settings.evidence,
+        )
+
     def _section(
-        self, desk: _Desk, preparation: Preparation, connection: Connection, section: Section
-    ) -> bool:
+        self,
+        desk: _Desk,
+        preparation: Preparation,
+        connection: Connection,
+        section: Section,
+        stay: Stay,
+    ) -> None:
         host, planned = desk.host, section.planned
         done = 0
+        failed = False
 
         def give(given: CheckResult) -> None:
-            nonlocal done
+            nonlocal done, failed
             done += 1
+            failed = failed or given.outcome in {Outcome.FAILED, Outcome.ERROR}
             desk.progress(f"{planned.label} {done}/{len(planned.checks)}")
             section.give(given)
 
-        environment, *build = preparation.of(section)
+        environment, *build = environments = preparation.of(section)
+        place = self._place(host, preparation, section)
         run = SectionRun(
             planned,
             environment,
-            Place(
-                host=host.name,
-                folder=preparation.placement(section).root,
-                logs=self._settings.evidence / "logs" / host.name / section.logs,
-                evidence=self._settings.evidence,
-            ),
+            place,
             give,
             limits=self._settings.limits,
             stopped=self._stop.is_set,
@@ -266,20 +357,27 @@ class Engine:
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
         if INTERNET in planned.needs:
             desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
+        if asked := [name for one in planned.sections for name in one.secrets]:
+            desk.warnings.append(
+                f"{planned.label}: its tests ran without the secrets that they ask for:"
+                f" {', '.join(asked)}"
+            )
         files = testfiles.needed(section.recipe, planned)
+        stay.clean = False  # until the section ended well
         try:
             with during(_DOING["run"]):
                 if inside := testfiles.in_prefix(section.recipe, planned):
                     connection.put(environment.prefix, inside)
-                return run.run(connection, files)
+                stay.clean = run.run(connection, files)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
-            desk.state, desk.message = "lost", error.told
+            desk.state, desk.message, failed = "lost", error.told, True
             for check in planned.checks:
                 section.give(
                     result(host, planned, check, Outcome.ERROR, Cause.HOST_LOST, str(error))
                 )
-            return False
+        finally:
+            stay.ran(planned, environments, place.folder, failed=failed)
 
     def _all_broken(self, host: Host, packages: Sequence[PlannedPackage], error: HostError) -> None:
         cause = cause_of(error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_manualbuild.errors import HostLost, Interrupted
-from pytest_manualbuild.execution import aftermath, posix, windows
+from pytest_manualbuild.execution import aftermath, display, posix, windows
 from pytest_manualbuild.execution.asked import SHORT_S, Asked
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
@@ -68,6 +68,8 @@ class SectionRun:
         self._planned = planned
         self._environment = environment
         self._build = build
+        self._host = place.host
+        self._display: display.Display | None = None
         self._folder = place.folder
         self._limits = limits
         self._stopped = stopped
@@ -81,6 +83,7 @@ class SectionRun:
         ``scripts`` has the recipe's test files by their path. Raises HostError when the host
         failed; the checks that were given no result by then have none.
         """
+        self._display = display.start(connection, self._planned, self._host)
         dialect = _DIALECTS[connection.shell]
         asked = Asked(
             planned=self._planned,
@@ -92,6 +95,8 @@ class SectionRun:
         )
         script, files = dialect.script(asked, connection)
         connection.put(dialect.work(self._folder), files)
+        if self._display is not None:
+            script = self._display.known + script
         running = connection.start(script)
         try:
             clean = self._follow(running)
@@ -106,6 +111,8 @@ class SectionRun:
     def _look(self, connection: Connection) -> bool:
         """See what the tests left. All is known of them: whatever goes wrong now is no error."""
         try:
+            if self._display is not None:
+                self._display.stop(connection)
             left = connection.settle()
             script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
             said = connection.run(script, timeout_s=SHORT_S).stdout

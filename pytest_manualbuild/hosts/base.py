@@ -143,6 +143,10 @@ class Connection(Protocol):
         """
         ...
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that every script begins with, and no others."""
+        ...
+
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files (relative paths with ``/``) below an absolute folder, which is made."""
         ...

@@ -10,30 +10,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import select
 import shutil
-import socket
-import struct
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
-from pytest_manualbuild.framing import Stream
-from pytest_manualbuild.hosts import engines, facts
+from pytest_manualbuild.hosts import engines, facts, images, kept
+from pytest_manualbuild.hosts.attached import DockerTransport
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
+from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
+LIBRARIES = ("docker",)
+"""What takes long to import, and is not needed by who has no such hosts."""
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
-_HEADER = struct.Struct(">BxxxL")
-_STDERR = 2  # the engine's number of that stream
-_CHUNK = 256 * 1024
 
 
 class DockerProvider:
@@ -42,7 +39,7 @@ class DockerProvider:
     def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
         """Return the facts of the image (kept by its id) and of the engine's kernel."""
         with engines.engine(host, run) as client:
-            image = _image(client, host, progress)
+            image = images.image(client, host, progress)
             kernel = engines.version(host, run).get("KernelVersion", "")
             kept = cache_folder() / "facts" / f"{image.id.replace(':', '-')}.json"
             found = facts.kept(kept)
@@ -73,7 +70,7 @@ class DockerProvider:
         """Start a container with an overlay of each environment, or with a copy of it."""
         wanted = tuple(environments)
         with engines.engine(host, run) as client:
-            image = _image(client, host, progress)
+            image = images.image(client, host, progress)
         overlay = _overlay_possible(host.engine, wanted)
         try:
             connection = DockerConnection(host, run, image.id, wanted if overlay else ())
@@ -108,16 +105,70 @@ class DockerProvider:
             raise away
         return removed
 
+    @contextlib.contextmanager
+    def call(self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool) -> Iterator[Call]:
+        """Give a call of the engine's own client, whose terminals know all that one may want."""
+        program = shutil.which("docker")
+        if program is None:
+            raise HostUnavailable(
+                f"{one.host.name}: the program `docker` is not on PATH.",
+                remedy="Install the Docker client: a shell in a container needs it.",
+            )
+        with engines.engine(one.host, run) as client:
+            if not client.containers.list(filters={"id": one.what["place"]}):
+                raise HostUnavailable(
+                    f"{one.host.name}: its container is gone.",
+                    remedy="Run the tests again with --keep failed.",
+                )
+        url = engines.url(one.host, run)
+        argv = [program, *(["-H", url] if url else []), "exec", "-i", *["-t"] * terminal]
+        yield Call(argv=(*argv, one.what["place"], *words), environment=os.environ)
+
+    def resume(
+        self,
+        one: Kept,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> DockerConnection:
+        """Talk to the kept container's shell again, and copy environments into it."""
+        wanted = tuple(environments)
+        connection = DockerConnection(host, run, "", (), again=one)
+        try:
+            with during("delivering"):
+                progress("copying the environments")
+                connection.clear(FOLDER)
+                connection.copy(wanted)
+                connection.check(wanted)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def remove(self, one: Kept, run: Run) -> list[str]:
+        """Remove the kept container with its volumes, and the folders of its overlays."""
+        with engines.engine(one.host, run) as client:
+            there = client.containers.list(all=True, filters={"id": one.what["place"]})
+            for container in there:
+                client.api.remove_container(container.id, force=True, v=True)
+        if one.what["folder"]:
+            shutil.rmtree(one.what["folder"], ignore_errors=True)
+        return [f"container {container.name}" for container in there]
+
 
 def _remove_all(host: Host, run: Run) -> list[str]:
     removed = []
     with engines.engine(host, run) as client:
         ours = {"label": f"{RUN_LABEL}={run.run_id}"}
+        spared = kept.places(run.run_id)
         for container in client.containers.list(all=True, ignore_removed=True, filters=ours):
+            if container.id in spared:
+                continue
             with engines.gone_is_fine():
                 client.api.remove_container(container.id, force=True, v=True)
             removed.append(f"container {container.name}")
-        for volume in client.volumes.list(filters=ours):
+        for volume in client.volumes.list(filters={**ours, "dangling": True}):
             with engines.gone_is_fine():
                 volume.remove(force=True)
             removed.append(f"volume {volume.name[:12]}")
@@ -128,56 +179,18 @@ class _MountRefused(Exception):
     """The engine cannot mount an overlay here: the environment must be copied."""
 
 
-class DockerTransport:
-    """The attached streams of a container's main process."""
-
-    def __init__(self, stream: socket.socket, status: Iterator[str]) -> None:
-        self._socket = stream
-        self._buffer = b""
-        self._status = status
-        stream.settimeout(shells.START_S)
-
-    def send(self, data: bytes) -> None:
-        """Write to the shell."""
-        self._socket.sendall(data)
-
-    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
-        """Return what came from the shell, taken out of the engine's frames."""
-        if not select.select([self._socket], [], [], timeout_s)[0]:
-            return []
-        data = self._socket.recv(_CHUNK)
-        if not data:
-            raise EOFError
-        self._buffer += data
-        chunks: list[tuple[Stream, bytes]] = []
-        while len(self._buffer) >= _HEADER.size:
-            kind, size = _HEADER.unpack_from(self._buffer)
-            end = _HEADER.size + size
-            if len(self._buffer) < end:
-                break
-            chunks.append(
-                ("stderr" if kind == _STDERR else "stdout", self._buffer[_HEADER.size : end])
-            )
-            self._buffer = self._buffer[end:]
-        return chunks
-
-    def lost(self) -> str:
-        """Say what the engine says of the container."""
-        return next(self._status, "")
-
-    def close(self) -> None:
-        """Let go of the streams: the container's shell ends."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
 class DockerConnection(shells.ShellConnection):
     """A control shell that is the main process of a container."""
 
     def __init__(
-        self, host: Host, run: Run, image: str, environments: tuple[LinkedEnvironment, ...]
+        self,
+        host: Host,
+        run: Run,
+        image: str,
+        environments: tuple[LinkedEnvironment, ...],
+        again: Kept | None = None,
     ) -> None:
+        """Start a container with overlays of these environments, or go on with one ``again``."""
         import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
 
         self._host_name = host.name
@@ -187,39 +200,20 @@ class DockerConnection(shells.ShellConnection):
         self._docker: DockerTransport | None = None
         self._attached: Any = None
         self._id = ""
+        # Not the client's `containers`: it would inspect the container after making it.
+        api = self._client.api
         try:
-            mounts = [self._mount(run, host, one, docker) for one in environments]
-            # Not the client's `containers`: it would inspect the container after making it.
-            api = self._client.api
-            limits = api.create_host_config(
-                auto_remove=True,
-                init=True,
-                security_opt=["no-new-privileges:true"],
-                network_mode="bridge" if host.network else "none",
-                mem_limit=host.memory or MEMORY,
-                pids_limit=host.pids or PIDS,
-                # We read its streams; a log would keep all of it on the engine's disk as well.
-                log_config={"type": "none"},
-                mounts=mounts,
-            )
-            self._id = api.create_container(
-                image,
-                ["/bin/sh"],
-                name=f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}",
-                labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
-                stdin_open=True,
-                tty=False,
-                user="0",
-                working_dir="/",
-                entrypoint="",
-                host_config=limits,
-            )["Id"]
+            if again is None:
+                mounts = [self._mount(run, host, one, docker) for one in environments]
+                self._id = self._create(run, host, image, mounts)
             attached = api.attach_socket(
-                self._id, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+                again.what["place"] if again else self._id,
+                params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1},
             )
             self._attached = attached  # it owns the socket
             self._docker = DockerTransport(getattr(attached, "_sock", attached), self._statuses())
-            api.start(self._id)
+            if again is None:
+                api.start(self._id)
             super().__init__(
                 self._docker,
                 host=host.name,
@@ -227,6 +221,9 @@ class DockerConnection(shells.ShellConnection):
                 run_id=run.run_id,
                 also_kill=shells.KILL_ALL,
             )
+            if again is not None:  # until now it stays whatever happens
+                self._id = again.what["place"]
+                self._overlay = Path(again.what["folder"]) if again.what["folder"] else None
         except docker.errors.APIError as error:
             self.close()
             if environments and "mount" in str(error).lower():
@@ -241,6 +238,35 @@ class DockerConnection(shells.ShellConnection):
         except BaseException:
             self.close()
             raise
+
+    def _create(self, run: Run, host: Host, image: str, mounts: Sequence[Any]) -> str:
+        api = self._client.api
+        limits = api.create_host_config(
+            auto_remove=True,
+            init=True,
+            security_opt=["no-new-privileges:true"],
+            network_mode="bridge" if host.network else "none",
+            mem_limit=host.memory or MEMORY,
+            pids_limit=host.pids or PIDS,
+            # We read its streams; a log would keep all of it on the engine's disk as well.
+            log_config={"type": "none"},
+            mounts=list(mounts),
+        )
+        made = api.create_container_config(
+            image,
+            ["/bin/sh"],
+            labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
+            stdin_open=True,
+            tty=False,
+            user="0",
+            working_dir="/",
+            entrypoint="",
+            host_config=limits,
+        )
+        # A kept host outlives its shell's input; any other one ends with this process.
+        made["StdinOnce"] = not run.keeps
+        name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
+        return str(api.create_container_from_config(made, name)["Id"])
 
     def _mount(self, run: Run, host: Host, environment: LinkedEnvironment, docker: Any) -> Any:  # noqa: ANN401
         name = hashlib.sha256(environment.prefix.encode()).hexdigest()[:12]
@@ -273,6 +299,19 @@ class DockerConnection(shells.ShellConnection):
             yield f"The engine says that its container is {state.get('Status')}."
         yield "Its container is gone, or the engine does not answer."
 
+    def clear(self, folder: str) -> None:
+        """Remove all files below a folder; EnvironmentBroken if one stays."""
+        # Folders where something is mounted stay, and are empty.
+        script = (
+            f"find {folder} -depth -mindepth 1 -delete 2>/dev/null\n"
+            f'[ -z "$(find {folder} ! -type d)" ] && mkdir -p "$HOME" "$TMPDIR"\n'
+        )
+        if self.run(script, timeout_s=shells.PUT_S).exit_status != 0:
+            raise EnvironmentBroken(
+                f"{self._host_name}: what an earlier run left in {folder} cannot be removed.",
+                remedy="Remove the kept host: `manualbuild hosts sweep`.",
+            )
+
     def copy(self, environments: Iterable[LinkedEnvironment]) -> None:
         """Copy environments into the container, each as one archive."""
         for environment in environments:
@@ -297,6 +336,13 @@ class DockerConnection(shells.ShellConnection):
                 remedy="Run again; if it stays so, report it with the engine's version.",
             )
 
+    def keep(self) -> dict[str, str]:
+        """Let go of the container's shell, which waits for whoever comes next."""
+        made = {"place": self._id, "folder": str(self._overlay or "")}
+        self._id, self._overlay = "", None
+        self.close()
+        return made
+
     def close(self) -> None:
         """Remove the container with its volumes, and the folders of its overlays."""
         if self._docker is not None:
@@ -316,33 +362,6 @@ class DockerConnection(shells.ShellConnection):
         self._client.close()
         if self._overlay is not None:
             shutil.rmtree(self._overlay, ignore_errors=True)
-
-
-def _image(client: Any, host: Host, progress: Progress) -> Any:  # noqa: ANN401
-    import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
-    from docker.utils import parse_repository_tag  # noqa: PLC0415
-
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        return client.images.get(host.image)
-    progress(f"pulling {host.image}")
-    repository, tag = parse_repository_tag(host.image or "")
-    layers: dict[str, tuple[int, int]] = {}
-    try:
-        for line in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
-            if "error" in line:
-                raise docker.errors.APIError(line["error"])
-            detail = line.get("progressDetail") or {}
-            if detail.get("total"):
-                layers[line.get("id", "")] = (detail.get("current", 0), detail["total"])
-                done, total = (sum(values) for values in zip(*layers.values(), strict=True))
-                progress(f"pulling {host.image} ({100 * done // total} %)")
-        return client.images.get(host.image)
-    except docker.errors.APIError as error:
-        raise HostUnavailable(
-            f"{host.name}: the image {host.image} is not here and cannot be pulled:"
-            f" {engines.reason(error)}.",
-            remedy="Correct its name in the matrix, or fetch or import it by hand.",
-        ) from error
 
 
 def _overlay_possible(engine: str | None, environments: Iterable[LinkedEnvironment]) -> bool:

@@ -112,17 +112,17 @@ def recorded(entry: dict[str, str]) -> Host:
 
 def client(host: Host, run: Run) -> Any:  # noqa: ANN401 # docker publishes no complete types
     """Return a new client of the host's engine; HostUnavailable where none answers."""
-    url = _url(host, run)
-    version = str(_version(url, host.engine)["ApiVersion"])
+    where = url(host, run)
+    version = str(_version(where, host.engine)["ApiVersion"])
     try:
-        return _new_client(url, version)
+        return _new_client(where, version)
     except Exception as error:
         raise _down(host.engine, error) from error
 
 
 def version(host: Host, run: Run) -> dict[str, Any]:
     """Return what the host's engine says of itself."""
-    return _version(_url(host, run), host.engine)
+    return _version(url(host, run), host.engine)
 
 
 @contextlib.contextmanager
@@ -157,7 +157,8 @@ def reason(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".")
 
 
-def _url(host: Host, run: Run) -> str | None:
+def url(host: Host, run: Run) -> str | None:
+    """Return the URL of the host's engine on this machine; None: the client's own default."""
     if not (host.engine or "").startswith("ssh://"):
         return host.engine
     key = (host.engine, host.ssh_config, host.identity_file)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
-from pytest_manualbuild.hosts import facts
+from pytest_manualbuild.hosts import facts, kept
 from pytest_manualbuild.hosts.base import Placement, Progress
+from pytest_manualbuild.hosts.kept import Call, Kept, there
 from pytest_manualbuild.hosts.pipes import ENVIRONMENT, PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.matrix import local_subdir
@@ -77,6 +79,20 @@ class LocalProvider:
         run.expect("local", host=host.name)
         return LocalConnection(host, run)
 
+    @contextlib.contextmanager
+    def call(self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool) -> Iterator[Call]:
+        """Give the words themselves: the environment is on this machine."""
+        del run, terminal
+        there(one)
+        yield Call(argv=tuple(words), environment={"PATH": shells.SYSTEM_PATH})
+
+    def remove(self, one: Kept, run: Run) -> list[str]:
+        """Kill what people started in a kept environment and left, and remove its folders."""
+        del run
+        kill_marked(f"{one.run_id}/{one.host.name}")
+        shutil.rmtree(one.what["folder"], ignore_errors=True)
+        return [f"folder {one.what['folder']}"]
+
     def sweep(self, run: Run) -> list[str]:
         """Kill what is left of a run's processes; its folders go with its record."""
         return kill_marked(f"{run.run_id}/") if run.made("local") else []
@@ -110,10 +126,17 @@ class LocalConnection(shells.ShellConnection):
         return tuple(left)
 
     def close(self) -> None:
-        """Kill what is left of the tests and remove their folders."""
+        """Kill what is left of the tests and remove their folders, unless those were kept."""
         self._local.close()
         kill_marked(self._marked)
-        shutil.rmtree(self._own, ignore_errors=True)
+        if str(self._own) not in kept.places(self._run_id):
+            shutil.rmtree(self._own, ignore_errors=True)
+
+    def keep(self) -> dict[str, str]:
+        """Leave the folders; see ``kept.Keepable``."""
+        self._local.close()
+        kill_marked(self._marked)
+        return {"place": str(self._own), "folder": str(self._own)}
 
 
 def kill_marked(mark: str, variable: str = "MANUALBUILD_RUN_ID") -> list[str]:

@@ -120,6 +120,10 @@ class Client:
         """Return a call over the connection that is there; it makes none of its own."""
         return self._call(["-o", "ProxyCommand=false", "-o", "ClearAllForwardings=yes"], words)
 
+    def alone(self, *words: str, terminal: bool) -> list[str]:
+        """Return a call that makes a connection for these words only, with a terminal or not."""
+        return self._call([*(["-t", "-t"] if terminal else []), *self._options], words)
+
     def _call(self, options: list[str], words: tuple[str, ...]) -> list[str]:
         socket = str(self.folder / "s")
         start = ["ssh", "-F", str(self.folder / "config"), "-S", socket, "-T", *options]

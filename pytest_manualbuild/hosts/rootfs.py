@@ -16,15 +16,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import FOLDER, Placement, Progress
 from pytest_manualbuild.hosts.cgroups import ControlGroup
+from pytest_manualbuild.hosts.kept import Call, Kept, there
 from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
@@ -36,6 +39,8 @@ _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", 
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _ODD = frozenset(",:\\\n")  # mount options cannot hold these
 _END_S = 10.0
+_ROOT = "0"
+"""The view of the root itself among those of a host, which are numbered."""
 _UNPACK_S = 900
 
 
@@ -70,19 +75,7 @@ class RootfsProvider:
     ) -> RootfsConnection:
         """Start a control shell in overlays of the root and of each environment."""
         root, _ = _root(host, progress)
-        wanted = tuple(environments)
-        connection = RootfsConnection(host, run, root, wanted)
-        try:
-            with during("delivering"):
-                if not connection.has_folders([f"{one.prefix}/conda-meta" for one in wanted]):
-                    raise EnvironmentBroken(
-                        f"{host.name}: the environment did not arrive in the root.",
-                        remedy="Run again; if it stays so, report it with the kernel's version.",
-                    )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return _started(host, run, root, tuple(environments))
 
     def sweep(self, run: Run) -> list[str]:
         """Kill what is left of a run's processes; mounts end with them, folders with its record."""
@@ -93,24 +86,73 @@ class RootfsProvider:
                 removed.append(f"control group {entry['group']}")
         return removed
 
+    @contextlib.contextmanager
+    def call(self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool) -> Iterator[Call]:
+        """Give what mounts the kept views again and runs the words in there."""
+        del terminal
+        there(one)
+        own, host = Path(one.what["folder"]), one.host
+        layers = msgspec.json.decode(one.what["layers"], type=list[tuple[str, str]])
+        name = f"manualbuild-{run.run_id[:12]}-{os.urandom(3).hex()}"
+        run.expect("rootfs", host=host.name, group=name)
+        group = ControlGroup(name, memory=host.memory, pids=host.pids)
+        try:
+            script = _script(own, host, layers, group, words)
+            argv = ("unshare", *_own_user(), "--mount", "sh", "-c", script)
+            yield Call(argv=argv, environment={"PATH": shells.SYSTEM_PATH})
+        finally:
+            group.close()
+
+    def resume(
+        self,
+        one: Kept,
+        host: Host,
+        run: Run,
+        environments: Iterable[LinkedEnvironment],
+        progress: Progress,
+    ) -> RootfsConnection:
+        """Go on in the kept view of the root, with fresh ones of environments."""
+        there(one)
+        root, _ = _root(host, progress)
+        return _started(host, run, root, tuple(environments), again=one)
+
+    def remove(self, one: Kept, run: Run) -> list[str]:
+        """Remove the kept views; nothing runs in them."""
+        del run
+        _remove(Path(one.what["folder"]))
+        return [f"root folder {one.what['folder']}"]
+
 
 class RootfsConnection(shells.ShellConnection):
     """A control shell in a root folder."""
 
     def __init__(
-        self, host: Host, run: Run, root: Path, environments: Sequence[LinkedEnvironment]
+        self,
+        host: Host,
+        run: Run,
+        root: Path,
+        environments: Sequence[LinkedEnvironment],
+        again: Kept | None = None,
     ) -> None:
+        """Shut a shell into a fresh view of the root, or into the kept one of ``again``."""
         base = run.folder / "rootfs"
         base.mkdir(exist_ok=True)
         group = f"manualbuild-{run.run_id[:12]}-{os.urandom(3).hex()}"
         run.expect("rootfs", host=host.name, group=group)
-        self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+        if again is None:
+            self._own = Path(tempfile.mkdtemp(dir=base, prefix=host.name))
+        else:
+            self._own = Path(again.what["folder"])
+            _freshen(self._own)
         self._group = ControlGroup(group, memory=host.memory, pids=host.pids)
         self.notes = _notes(host, self._group)
         """What this way of making a host does not do, in sentences."""
+        self._stays = False
+        self._layers = [(str(root), "/"), *((one.path, one.prefix) for one in environments)]
         self._pipes: PipeTransport | None = None
         try:
-            script = self._script(host, root, environments)
+            shell = ["/usr/bin/env", "-i", f"PATH={shells.SYSTEM_PATH}", "/bin/sh"]
+            script = _script(self._own, host, self._layers, self._group, shell)
             self._pipes = PipeTransport(("unshare", *_own_user(), "--mount", "sh", "-c", script))
             super().__init__(
                 self._pipes,
@@ -129,48 +171,84 @@ class RootfsConnection(shells.ShellConnection):
             self.close()
             raise
 
-    def _script(self, host: Host, root: Path, environments: Sequence[LinkedEnvironment]) -> str:
-        """Return what mounts the overlays and shuts the control shell in."""
-        views = [self._overlay("root", root)]
-        inside = ["--bind", str(self._own / "root/view"), "/"]
-        for number, environment in enumerate(environments):
-            views.append(self._overlay(str(number), Path(environment.path)))
-            inside += ["--bind", str(self._own / str(number) / "view"), environment.prefix]
-        words = ["bwrap", "--die-with-parent", "--clearenv", "--chdir", "/"]
-        words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--cap-drop", "ALL"]
-        words += [] if host.network else ["--unshare-net"]
-        words += [word for name in _CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
-        words += [*inside, "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys"]
-        words += [word for path in _READ_ONLY for word in ("--ro-bind-try", path, path)]
-        shell = ["/usr/bin/env", "-i", f"PATH={shells.SYSTEM_PATH}", "/bin/sh"]
-        # Not `exec`: bubblewrap ends with its parent, and a thread of ours is too short-lived.
-        return "\n".join(
-            ["set -e", *self._group.enter(), *views, f"{shlex.join([*words, *shell])}\n"]
-        )
-
-    def _overlay(self, name: str, lower: Path) -> str:
-        parts = [self._own / name / part for part in ("upper", "work", "view")]
-        for part in parts:
-            part.mkdir(parents=True)
-        upper, work, view = map(str, parts)
-        for path in (str(lower), upper):
-            if _ODD & set(path):
-                raise HostUnavailable(
-                    f"{path}: an overlay cannot be mounted at a path with ',', ':' or '\\'.",
-                    remedy="Move it; MANUALBUILD_CACHE names another folder for the cache.",
-                )
-        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        options += "" if os.geteuid() == 0 else ",userxattr"
-        return shlex.join(["mount", "-t", "overlay", "overlay", "-o", options, view])
+    def keep(self) -> dict[str, str]:
+        """Leave the folders of the views, with what was written in them; no process stays."""
+        self._end()
+        self._stays = True
+        layers = msgspec.json.encode(self._layers).decode()
+        return {"place": str(self._own), "folder": str(self._own), "layers": layers}
 
     def close(self) -> None:
         """End the control shell, and with it every process and mount; remove the folders."""
+        self._end()
+        if not self._stays:
+            _remove(self._own)
+
+    def _end(self) -> None:
         if self._pipes is not None:
             self._pipes.hang_up(_END_S)
             self._pipes.close()
             self._pipes = None
         self._group.close()
-        _remove(self._own)
+
+
+def _script(
+    own: Path,
+    host: Host,
+    layers: Sequence[tuple[str, str]],
+    group: ControlGroup,
+    words: Sequence[str],
+) -> str:
+    """Return what mounts the overlays of (folder here, path there) and shuts words into them."""
+    views, inside = [], []
+    for number, (lower, path) in enumerate(layers):
+        views.append(_overlay(own / str(number), lower))
+        inside += ["--bind", str(own / str(number) / "view"), path]
+    call = ["bwrap", "--die-with-parent", "--clearenv", "--chdir", "/"]
+    call += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--cap-drop", "ALL"]
+    call += [] if host.network else ["--unshare-net"]
+    call += [word for name in _CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
+    call += [*inside, "--proc", "/proc", "--dev", "/dev", "--ro-bind", "/sys", "/sys"]
+    call += [word for path in _READ_ONLY for word in ("--ro-bind-try", path, path)]
+    # Not `exec`: bubblewrap ends with its parent, and a thread of ours is too short-lived.
+    return "\n".join(["set -e", *group.enter(), *views, f"{shlex.join([*call, *words])}\n"])
+
+
+def _overlay(folder: Path, lower: str) -> str:
+    parts = [folder / part for part in ("upper", "work", "view")]
+    for part in parts:
+        part.mkdir(parents=True, exist_ok=True)
+    upper, work, view = map(str, parts)
+    for path in (lower, upper):
+        if _ODD & set(path):
+            raise HostUnavailable(
+                f"{path}: an overlay cannot be mounted at a path with ',', ':' or '\\'.",
+                remedy="Move it; MANUALBUILD_CACHE names another folder for the cache.",
+            )
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    options += "" if os.geteuid() == 0 else ",userxattr"
+    return shlex.join(["mount", "-t", "overlay", "overlay", "-o", options, view])
+
+
+def _started(
+    host: Host,
+    run: Run,
+    root: Path,
+    environments: Sequence[LinkedEnvironment],
+    again: Kept | None = None,
+) -> RootfsConnection:
+    connection = RootfsConnection(host, run, root, environments, again)
+    try:
+        with during("delivering"):
+            if not connection.has_folders([f"{one.prefix}/conda-meta" for one in environments]):
+                raise EnvironmentBroken(
+                    f"{host.name}: the environment did not arrive in the root.",
+                    remedy="Run again; if it stays so, report it with the kernel's version.",
+                )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _own_user() -> tuple[str, ...]:
@@ -250,6 +328,19 @@ def _unpacked(host: Host, tarball: Path, digest: str, progress: Progress) -> Pat
             finally:
                 _remove(fresh)
     return target
+
+
+def _freshen(own: Path) -> None:
+    """Remove what tests left in a kept root; what people did elsewhere in it stays."""
+    for folder in own.iterdir():
+        if folder.name != _ROOT:
+            _remove(folder)
+    _remove(own / _ROOT / "upper" / FOLDER.lstrip("/"))
+    if (own / _ROOT / "upper" / FOLDER.lstrip("/")).exists():
+        raise EnvironmentBroken(
+            f"{own}: what an earlier run left there cannot be removed.",
+            remedy="Remove the kept host: `manualbuild hosts sweep`.",
+        )
 
 
 def _remove(folder: Path) -> None:

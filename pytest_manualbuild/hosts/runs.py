@@ -35,25 +35,29 @@ class Run:
     Workers of the controller open the same run with ``Run.join``.
     """
 
-    def __init__(self, run_id: str, folder: Path, lock: int | None = None) -> None:
+    def __init__(
+        self, run_id: str, folder: Path, lock: int | None = None, *, keeps: bool = False
+    ) -> None:
         self.run_id = run_id
         self.folder = folder
+        self.keeps = keeps
+        """Whether hosts may stay after it: they must not end with the process that made them."""
         self._lock = lock
 
     @classmethod
-    def begin(cls) -> Run:
+    def begin(cls, *, keeps: bool = False) -> Run:
         """Make the folder of a new run and lock it for the life of this process."""
         run_id = uuid.uuid4().hex
         folder = cache_folder() / "runs" / run_id
         folder.mkdir(parents=True, mode=0o700)
         descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(run_id, folder, descriptor)
+        return cls(run_id, folder, descriptor, keeps=keeps)
 
     @classmethod
-    def join(cls, run_id: str) -> Run:
+    def join(cls, run_id: str, *, keeps: bool = False) -> Run:
         """Open the run of the controller in one of its workers, without its lock."""
-        return cls(run_id, cache_folder() / "runs" / run_id)
+        return cls(run_id, cache_folder() / "runs" / run_id, keeps=keeps)
 
     def expect(self, kind: str, **what: str) -> None:
         """Write down that a thing of this kind of host is about to be made.

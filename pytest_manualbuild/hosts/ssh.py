@@ -8,22 +8,26 @@ the folder that they were in; what a cut line leaves is swept by a later run.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import itertools
 import platform
 import secrets
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
-from pytest_manualbuild.hosts import facts
+from pytest_manualbuild.hosts import facts, kept
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.delivery import LAST, send
+from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.openssh import CONNECT_S, Client, environment, got_in
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder
@@ -61,7 +65,13 @@ if ( umask 077 && mkdir {folder} ) 2>/dev/null; then
   }}
   trap '_mb_clean 2>/dev/null' EXIT
   trap 'exit 9' HUP INT TERM PIPE
+elif [ -e {folder}/kept ] && [ "$(cat {folder}/owner)" = {run_id} ]; then
+  trap '{{ [ -z "$_mb_group" ] || kill -9 -- "-$_mb_group"; _mb_kill_marked; }} 2>/dev/null' EXIT
 elif [ -e {folder} ]; then _mb_problem=taken; else _mb_problem=folder; fi
+"""
+# What people and other packages of the run see of the folder from now on, it goes on to hold.
+_KEEP = """\
+touch {folder}/kept && _mb_kill_marked && trap - EXIT HUP INT TERM PIPE
 """
 _SWEEP = """\
 _mb_kill_marked; _mb_kill_marked
@@ -98,8 +108,8 @@ class SshProvider:
 
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in a folder that is the same in each run: they are linked once."""
-        del run
-        return Placement(root=f"{_folder(host)}/{package_sha256[:8]}", in_place=False)
+        folder = _folder(host.name, _base(host), run.run_id)
+        return Placement(root=f"{folder}/{package_sha256[:8]}", in_place=False)
 
     def start(
         self,
@@ -110,7 +120,7 @@ class SshProvider:
     ) -> SshConnection:
         """Connect, and send each environment as one compressed archive."""
         progress("connecting")
-        connection = SshConnection(host, run, _folder(host))
+        connection = SshConnection(host, run, _folder(host.name, _base(host), run.run_id))
         try:
             with during("delivering"):
                 for one in environments:
@@ -125,16 +135,14 @@ class SshProvider:
         """Kill and remove what a run left on machines; raises HostUnavailable where one is away."""
         removed = []
         away: HostUnavailable | None = None
+        spared = kept.places(run.run_id)
         for entry in run.made("ssh"):
             private = Path(entry["socket"])
             entered = got_in(private)
             shutil.rmtree(private, ignore_errors=True)
-            host = Host(
-                name=entry["host"], kind="ssh", subdir="", address=entry["address"],
-                port=int(entry["port"]) if entry["port"] else None,
-                ssh_config=entry["ssh_config"] or None,
-                identity_file=entry["identity_file"] or None,
-            )  # fmt: skip
+            if entry["folder"] in spared:
+                continue
+            host = _recorded(entry)
             try:
                 if entered and _sweep(host, run.run_id, entry["folder"]):
                     removed.append(f"folder {entry['folder']} on {host.address}")
@@ -144,6 +152,21 @@ class SshProvider:
         if away is not None:
             raise away
         return removed
+
+    @contextlib.contextmanager
+    def call(self, one: Kept, run: Run, words: Sequence[str], *, terminal: bool) -> Iterator[Call]:
+        """Give a call of the client, with a connection of its own."""
+        del run
+        with tempfile.TemporaryDirectory(dir=BASE, prefix="mb-") as private:
+            client = _client(Path(private), _recorded(one.what))
+            argv = client.alone(shlex.join(words), terminal=terminal)
+            yield Call(argv=tuple(argv), environment=environment())
+
+    def remove(self, one: Kept, run: Run) -> list[str]:
+        """Kill what people left in the kept folder and remove it."""
+        del run
+        host, folder = _recorded(one.what), one.what["folder"]
+        return [f"folder {folder} on {host.address}"] * _sweep(host, one.run_id, folder)
 
 
 class SshConnection(shells.ShellConnection):
@@ -211,6 +234,16 @@ class SshConnection(shells.ShellConnection):
             )
         self.run(f"rmdir {shlex.quote(arrived)}", timeout_s=shells.START_S)
 
+    def keep(self) -> dict[str, str]:
+        """Have the control shell over there end without removing its folder."""
+        folder = shlex.quote(self._made["folder"])
+        self._send(_KEEP.format(folder=folder) + self._say("kept", "$?"))
+        if self._answer("kept", shells.START_S) != "0":
+            raise self._lost("its folder cannot be kept; is its disk full?")
+        made = {**self._made, "place": self._made["folder"]}
+        self.close()
+        return made
+
     def close(self) -> None:
         """Let the control shell over there end what runs and remove its folder."""
         if self._pipes is not None:
@@ -243,10 +276,27 @@ def _base(host: Host) -> str:
     return (host.root or BASE).rstrip("/")
 
 
-def _folder(host: Host) -> str:
-    """Return the folder of a host's runs: the same in each run of this controller's cache."""
-    ours = f"{platform.node()}\n{cache_folder()}\n{host.name}"
-    return f"{_base(host)}/manualbuild-{hashlib.sha256(ours.encode()).hexdigest()[:10]}"
+@functools.lru_cache
+def _folder(name: str, base: str, run_id: str) -> str:
+    """Return the folder of a host's runs: the same in each run of this controller's cache.
+
+    A folder that was kept is not in the way: the next one has a number.
+    """
+    ours = f"{platform.node()}\n{cache_folder()}\n{name}"
+    plain = f"{base}/manualbuild-{hashlib.sha256(ours.encode()).hexdigest()[:10]}"
+    taken = {one.what["place"] for one in kept.every() if one.run_id != run_id}
+    numbered = (f"{plain}-{number}" for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([plain], numbered) if folder not in taken)
+
+
+def _recorded(entry: Mapping[str, str]) -> Host:
+    """Return a host as it must be known to get there."""
+    return Host(
+        name=entry["host"], kind="ssh", subdir="", address=entry["address"],
+        port=int(entry["port"]) if entry["port"] else None,
+        ssh_config=entry["ssh_config"] or None,
+        identity_file=entry["identity_file"] or None,
+    )  # fmt: skip
 
 
 def _client(folder: Path, host: Host) -> Client:

@@ -1,0 +1,44 @@
+"""Says in sentences why a run did not cover its plan, or the plan not its matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import pytest
+
+from pytest_manualbuild.model import Cause, CheckResult, HostRecord
+
+Key = tuple[str, str, str]
+
+
+def reasons(
+    session: pytest.Session,
+    status: int,
+    *,
+    planned: Collection[Key],
+    selected: set[Key],
+    results: Mapping[Key, CheckResult],
+    records: Iterable[HostRecord],
+) -> tuple[str, ...]:
+    """Return the reasons; none means that the run proves all that it can."""
+    found = []
+    on = session.config.option.mb_on
+    if on is not None:
+        found.append(f"--on {on} left out hosts of the matrix.")
+    in_part = sum(1 for one in results.values() if one.cause is Cause.NOT_SELECTED)
+    left_out = len(planned) - len(selected) + in_part
+    if left_out:
+        found.append(f"{left_out} of {len(planned)} checks were not selected (-k, --lf...).")
+    found += [
+        f"{record.name} was not a fresh host: run {record.reused[:12]} had kept it."
+        for record in records
+        if record.reused
+    ]
+    unheard = sum(1 for key in selected if key not in results)
+    if session.shouldfail:
+        found.append(f"The run stopped early: {session.shouldfail} (-x).")
+    elif status == pytest.ExitCode.INTERRUPTED:
+        found.append("The run was interrupted.")
+    elif unheard:
+        found.append(f"{unheard} checks have no result: a worker crashed or the run was cut.")
+    return tuple(found)
