@@ -109,12 +109,18 @@ class BatchConnection:
             self._receive(self._process, min(left_s, _TAKE_S))
 
     def _receive(self, process: Process, timeout_s: float) -> None:
+        ended = False
+        chunks: list[tuple[Stream, bytes]] = []
         try:
-            for stream, data in process.receive(timeout_s):
-                self._framing.feed(stream, data)
+            chunks = process.receive(timeout_s)
         except EOFError:
-            if how := self._machine.lost():
-                raise self._lost(how) from None
+            ended = True
+        for stream, data in chunks:
+            self._framing.feed(stream, data)
+        # Also in silence: what waits inside a host that is gone may wait for ever.
+        if not chunks and (how := self._machine.lost()):
+            raise self._lost(how)
+        if ended:
             self._over(process.status())
 
     def _over(self, status: int) -> None:

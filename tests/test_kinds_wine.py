@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +18,11 @@ import pytest
 import windows_hosts
 import yaml
 
-from conftest import Ran, command, results
+from conftest import Ran, command, manualbuild, results
+from pytest_manualbuild import batch, hosts
+from pytest_manualbuild.errors import HostLost
+from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.model import Host
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +70,29 @@ def write(
     builder.write(built, tmp_path / "build_artifacts", ".conda")
 
 
+def write_outputs(
+    tmp_path: Path, outputs: dict[str, tuple[dict[str, object], dict[str, bytes]]]
+) -> None:
+    """Write one recipe of several packages, each with its test section and its files."""
+    (tmp_path / "recipe").mkdir()
+    described = []
+    for name, (test, files) in outputs.items():
+        described.append({"name": name, "version": "1", "test": test})
+        staged = {path: builder.Staged(data=data) for path, data in files.items()}
+        built = builder.Built(
+            recipe=None, files=staged, subdir="win-64", name=name, version="1", depends=()
+        )
+        builder.write(built, tmp_path / "build_artifacts", ".conda")
+    meta = {"package": {"name": "several", "version": "1"}, "outputs": described}
+    (tmp_path / "recipe/meta.yaml").write_text(yaml.safe_dump(meta, width=10**6))
+
+
+def of_package(tmp_path: Path, name: str) -> list[dict[str, str]]:
+    """Return the results of one package."""
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    return [one for one in stored["predicate"]["results"] if f"/{name}-" in one["package"]]
+
+
 def run(
     tmp_path: Path,
     prefix: Path,
@@ -72,17 +100,22 @@ def run(
     personas: tuple[str, ...] = ("win10",),
     **environ: str,
 ) -> Ran:
-    (tmp_path / "wine.toml").write_text(
-        "".join(
-            f'[hosts.{one}]\nkind = "wine"\nsubdir = "win-64"\npersona = "{one}"\n'
-            f'root = "{prefix}"\n'
-            for one in personas
-        )
-    )
+    write_matrix(tmp_path, prefix, *personas)
     return command(
         sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--recipe", "recipe",
         "--matrix", "wine.toml", *words, cwd=tmp_path, timeout_s=180, **environ,
     )  # fmt: skip
+
+
+def write_matrix(tmp_path: Path, prefix: Path, *personas: str) -> None:
+    """Write a matrix of wine under these names of Windows."""
+    (tmp_path / "wine.toml").write_text(
+        "".join(
+            f'[hosts.{one}]\nkind = "wine"\nsubdir = "win-64"\npersona = "{one}"\n'
+            f'root = "{prefix}"\n'
+            for one in personas or ("win10",)
+        )
+    )
 
 
 def test_commands_scripts_and_imports_pass_on_both_personas(
@@ -162,27 +195,19 @@ ENDS = {
 def test_what_ends_a_shell_leaves_nothing_passed_behind_it(
     tmp_path: Path, prefix: Path, programs: dict[str, bytes]
 ) -> None:
-    outputs = []
-    for number, ends in enumerate(ENDS):
-        test = {"commands": [ends, "code.exe 0"]}
-        outputs.append({"name": f"end{number}", "version": "1", "test": test})
-        files = {path: builder.Staged(data=data) for path, data in programs.items()}
-        built = builder.Built(
-            recipe=None, files=files, subdir="win-64", name=f"end{number}", version="1", depends=()
-        )
-        builder.write(built, tmp_path / "build_artifacts", ".conda")
-    (tmp_path / "recipe").mkdir()
-    meta = {"package": {"name": "ends", "version": "1"}, "outputs": outputs}
-    (tmp_path / "recipe/meta.yaml").write_text(yaml.safe_dump(meta, width=10**6))
+    write_outputs(
+        tmp_path,
+        {
+            f"end{number}": ({"commands": [ends, "code.exe 0"]}, programs)
+            for number, ends in enumerate(ENDS)
+        },
+    )
 
     ran = run(tmp_path, prefix, "--check-timeout", "3")
 
     assert ran.status == 1, ran.out
-    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
     for number, (ends, (outcome, cause, said)) in enumerate(ENDS.items()):
-        install, first, last = (
-            one for one in stored["predicate"]["results"] if f"/end{number}-" in one["package"]
-        )
+        install, first, last = of_package(tmp_path, f"end{number}")
         assert install["outcome"] == "passed", install
         assert (first["outcome"], first["cause"]) == (outcome, cause), first
         assert said in ran.out, first
@@ -225,6 +250,66 @@ def test_imports_share_a_process_and_go_on_after_one_that_fails(
     assert "It ended with exit status 3." in ran.out
 
 
+def test_scripts_of_the_package_and_paths_as_windows_has_them(tmp_path: Path, prefix: Path) -> None:
+    active = {"etc/conda/activate.d/a.bat": b"@if exist %PREFIX%\\linked.txt set LINKED=yes\r\n"}
+    writes = b"@echo %PKG_NAME% %PKG_VERSION%> %PREFIX%\\linked.txt\r\n@exit /b "
+    packages = {
+        "links": {"Scripts/.links-post-link.bat": writes + b"0\r\n", **active},
+        "linkfails": {"Scripts/.linkfails-post-link.bat": writes + b"4\r\n", **active},
+        "actfails": {"etc/conda/activate.d/a.bat": b"@echo no way>&2\r\n@exit /b 6\r\n"},
+        "deep": {f"{'deep/' * 50}file.txt": b"deep\n"},
+    }
+    write_outputs(
+        tmp_path,
+        {
+            name: ({"commands": ["if not %LINKED%==yes exit /B 1"]}, files)
+            for name, files in packages.items()
+        },
+    )
+
+    ran = run(tmp_path, prefix)
+
+    found = {name: [one["outcome"] for one in of_package(tmp_path, name)] for name in packages}
+    assert found == {
+        "links": ["passed", "passed"],
+        "linkfails": ["failed", "skipped"],
+        "actfails": ["failed", "skipped"],
+        "deep": ["failed", "skipped"],
+    }, ran.out
+    assert "linkfails's post-link script failed: exit status 4" in ran.out
+    assert "The environment cannot be activated: exit status" in ran.out
+    assert "has 283 characters on the host, and Windows takes 259" in ran.out
+
+
+def test_a_noarch_package_is_tested_as_on_windows(
+    tmp_path: Path, prefix: Path, windows_python: str
+) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe/meta.yaml").write_text(
+        "package:\n  name: pure\n  version: '1'\nbuild:\n  noarch: python\n"
+        "requirements:\n  run:\n    - python\n"
+        "test:\n  imports:\n    - pure\n  commands:\n    - pure\n"
+    )
+    (tmp_path / "recipe/run_test.sh").write_text("test -d /\n")
+    built = builder.Built(
+        recipe=tmp_path / "recipe",
+        files={"site-packages/pure.py": builder.Staged(data=b"def main():\n    print('pure')\n")},
+        subdir="noarch",
+        build="py_0",
+        entry_points=("pure = pure:main",),
+    )
+    builder.write(built, tmp_path / "build_artifacts", ".conda")
+
+    ran = run(tmp_path, prefix, "--channel", windows_python)
+
+    assert outcomes(tmp_path) == {
+        "install": ("passed", "ok"),
+        "imports: pure": ("passed", "ok"),
+        "run_test.sh": ("skipped", "recipe"),
+        "commands[0]: pure": ("passed", "ok"),
+    }, ran.out
+
+
 def test_what_looks_like_our_words_is_output(
     tmp_path: Path, prefix: Path, programs: dict[str, bytes]
 ) -> None:
@@ -247,22 +332,43 @@ def test_what_looks_like_our_words_is_output(
     assert log(tmp_path, 1).count("\\x1e") + log(tmp_path, 1).count("\x1e") == 5
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_server_that_dies_or_hangs_is_the_hosts_fault(
-    tmp_path: Path, prefix: Path, programs: dict[str, bytes], how: signal.Signals
+def test_a_server_that_dies_is_the_hosts_fault(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes]
 ) -> None:
     write(tmp_path, "test:\n  commands:\n    - hangs.exe\n    - code.exe 0\n", programs)
-    killer = threading.Thread(target=signal_server, args=(str(tmp_path), how))
+    killer = threading.Thread(target=signal_server, args=(str(tmp_path), signal.SIGKILL))
     killer.start()
 
-    ran = run(tmp_path, prefix, "--check-timeout", "2", MANUALBUILD_CACHE=str(tmp_path / "cache"))
+    ran = run(tmp_path, prefix, MANUALBUILD_CACHE=str(tmp_path / "cache"))
     killer.join()
 
     assert ran.status == 16, ran.out
+    assert "While running: win10: the host was lost: its wineserver ended." in ran.out
     assert outcomes(tmp_path)["commands[0]: hangs.exe"] == ("error", "host-lost")
     assert outcomes(tmp_path)["commands[1]: code.exe 0"] == ("error", "host-lost")
     assert left_over(str(tmp_path)) == []
     assert list((tmp_path / "cache/runs").iterdir()) == []
+
+
+def test_a_server_that_hangs_is_the_hosts_fault(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "SILENCE_S", 1.0)
+    begun = Run.begin()
+    host = Host(name="w", kind="wine", subdir="win-64", root=str(prefix))
+    connection = hosts.provider("wine").start(host, begun, [], lambda _: None)
+    try:
+        running = connection.start("@echo up\n:again\n@goto again\n")
+        while running.next_event(30.0) is None:
+            pass
+        signal_server(str(begun.folder), signal.SIGSTOP, "cmd.exe")
+
+        with pytest.raises(HostLost, match="it did not answer within 1 s"):
+            running.kill()
+    finally:
+        connection.close()
+        hosts.sweep(begun)
+    assert left_over(str(begun.folder)) == []
 
 
 def left_over(word: str) -> list[Path]:
@@ -277,15 +383,45 @@ def left_over(word: str) -> list[Path]:
     return found
 
 
-def signal_server(word: str, how: signal.Signals) -> None:
-    """Wait for the program that hangs; then send a signal to the server of its prefix."""
+def wait_for(name: str, word: str) -> dict[str, int]:
+    """Wait for a program; return the processes with that word in their environment by name."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         names = {}
-        for folder in left_over(f"WINEPREFIX={word}"):
+        for folder in left_over(word):
             with contextlib.suppress(OSError):
                 names[(folder / "comm").read_text().strip()] = int(folder.name)
-        if "hangs.exe" in names:
-            os.kill(next(pid for name, pid in names.items() if name.startswith("wineserver")), how)
-            return
+        if name in names:
+            return names
         time.sleep(0.05)
+    return {}
+
+
+def signal_server(word: str, how: signal.Signals, program: str = "hangs.exe") -> None:
+    """Wait for a program; then send a signal to the server of its prefix."""
+    for name, number in wait_for(program, f"WINEPREFIX={word}").items():
+        if name.startswith("wineserver"):
+            os.kill(number, how)
+
+
+def test_nothing_is_left_of_a_controller_that_was_killed(
+    tmp_path: Path, prefix: Path, programs: dict[str, bytes]
+) -> None:
+    write(tmp_path, "test:\n  commands:\n    - hangs.exe\n", programs)
+    write_matrix(tmp_path, prefix)
+    word, cache = f"WINEPREFIX={tmp_path}", str(tmp_path / "cache")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--recipe", "recipe", "--matrix", "wine.toml"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "MANUALBUILD_CACHE": cache},
+    )  # fmt: skip
+    hangs = wait_for("hangs.exe", word)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert hangs, "the program did not start"
+    swept = manualbuild("hosts", "sweep", cwd=tmp_path, MANUALBUILD_CACHE=cache)
+
+    assert swept.status == 0, swept.out
+    assert left_over(word) == []
+    assert list((tmp_path / "cache/runs").iterdir()) == []

@@ -37,6 +37,7 @@ from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.model import (
     Cause,
     Check,
+    CheckKind,
     CheckResult,
     Facts,
     Host,
@@ -134,11 +135,27 @@ class Preparation:
             self._look_into(section)
         elif described.unrunnable:
             self._all(section, Outcome.SKIPPED, Cause.RECIPE, described.unrunnable)
+        elif self.host.subdir.startswith("win-") and (why := _not_in_cmd(section)):
+            self._all(section, Outcome.SKIPPED, Cause.RECIPE, why)
         elif described.schema and described.downstreams:
             return self._beside(section)
-        elif self.link(section):
-            return [section]
+        else:
+            rest = self._without_scripts_of_unix(section)
+            if rest.planned.checks and self.link(rest):
+                return [rest]
         return []
+
+    def _without_scripts_of_unix(self, section: Section) -> Section:
+        """Return what of a section a host can run; a noarch package has ``run_test.sh`` alone."""
+        if not self.host.subdir.startswith("win-"):
+            return section
+        planned = section.planned
+        unix = [one for one in planned.checks if _is_script(one, ".sh")]
+        for check in unix:
+            why = f"conda-build does not run {check.text} on Windows."
+            section.give(result(self.host, planned, check, Outcome.SKIPPED, Cause.RECIPE, why))
+        left = tuple(one for one in planned.checks if one not in unix)
+        return replace(section, planned=replace(planned, checks=left))
 
     def _beside(self, section: Section) -> list[Section]:
         """Return the sections of downstream packages that can be installed beside this one."""
@@ -269,6 +286,20 @@ class Preparation:
     def _all(self, section: Section, outcome: Outcome, cause: Cause, message: str) -> None:
         for check in section.planned.checks:
             section.give(result(self.host, section.planned, check, outcome, cause, message))
+
+
+def _not_in_cmd(section: Section) -> str:
+    """Say what of a section would be run on Windows, and is not by this version."""
+    (described,) = section.planned.sections
+    if described.schema and any(one.language == "shell" for one in section.planned.checks):
+        return "Scripts of a recipe.yaml are not run in cmd by this version."
+    if section.planned.artifact.noarch and (section.recipe / "run_test.bat").is_file():
+        return "The run_test.bat of a noarch package is not run by this version."
+    return ""
+
+
+def _is_script(check: Check, ending: str) -> bool:
+    return check.kind is CheckKind.SCRIPT and check.text.endswith(ending)
 
 
 def result(

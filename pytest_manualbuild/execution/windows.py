@@ -106,7 +106,7 @@ def _post_link(installed: InstalledPackage, site: BatchSite) -> str:
         site.say(Said.LINKING, name=installed.name)
         + "setlocal\n"
         + _variables(values)
-        + f'"{CMD}" /d /c call "{site.prefix}\\{script}"\n{_FAILED}endlocal\n'
+        + f'"{CMD}" /d /c "{site.prefix}\\{script}"\n{_FAILED}endlocal\n'
     )
 
 

@@ -32,6 +32,7 @@ from pytest_manualbuild.shells import START_S
 ROOT = r"C:\mb"
 """Where our files go on such a host."""
 PROGRAMS = "/usr/local/bin:/usr/bin:/bin"
+SUBDIR = "win-64"
 WINE, WINESERVER = "wine", "wineserver"
 _BOOT_S = 300.0
 _CHUNK = 64 * 1024
@@ -268,6 +269,11 @@ def _source(host: Host, progress: Progress) -> Path:
         raise HostUnavailable(
             f"{host.name}: wine is not installed.",
             remedy="Install it (Debian: wine and wine64), or leave the host out with --on.",
+        )
+    if host.subdir != SUBDIR:
+        raise HostUnavailable(
+            f"{host.name}: hosts of kind wine are {SUBDIR}, not {host.subdir}.",
+            remedy="Correct its subdir, or leave it out with --on.",
         )
     source = Path(host.root).expanduser() if host.root else _base(progress)
     if not ((source / "drive_c/windows").is_dir() and (source / "system.reg").is_file()):

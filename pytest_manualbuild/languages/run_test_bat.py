@@ -44,7 +44,7 @@ def run_test_bat(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Ba
         text += "exit /B 0\n"
     lines = text.replace("\r\n", "\n").replace("\n", "\r\n")
     return Piece(
-        script=f'"{CMD}" /d /c call "{site.work}\\{NAME}"\n'
+        script=f'"{CMD}" /d /c "{site.work}\\{NAME}"\n'
         + site.say(Said.SHELL_ENDED, status=" %ERRORLEVEL%"),
         files={NAME: lines.encode(errors="surrogateescape")},
     )
