@@ -17,7 +17,8 @@ from pathlib import Path
 
 from pytest_manualbuild import hosts, matrix
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Host, LinkedEnvironment
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 FILES = 4000
 SHORT_S = 60.0

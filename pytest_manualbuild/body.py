@@ -15,7 +15,7 @@ from pytest_manualbuild import evidence
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import EvidenceError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.model import CheckResult, HostRecord
+from pytest_manualbuild.records import CheckResult, HostRecord
 
 REPORT = "evidence.json"
 RUNS = "runs"

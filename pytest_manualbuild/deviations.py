@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pytest_manualbuild.checks import proving
-from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan, PlannedPackage
+from pytest_manualbuild.model import Plan, PlannedPackage
+from pytest_manualbuild.records import Cause, CheckResult, Outcome
 
 
 class Kind(StrEnum):

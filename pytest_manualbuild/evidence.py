@@ -23,8 +23,9 @@ import msgspec
 from pytest_manualbuild import build_record, checks, strictjson
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.model import Cause, CheckResult, HostRecord, Outcome, Plan
+from pytest_manualbuild.model import Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
+from pytest_manualbuild.records import Cause, CheckResult, HostRecord, Outcome
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:pytest-manualbuild:evidence:v1"

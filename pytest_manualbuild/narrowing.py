@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import pytest
 
-from pytest_manualbuild.model import Cause, CheckResult, HostRecord
+from pytest_manualbuild.records import Cause, CheckResult, HostRecord
 
 Key = tuple[str, str, str]
 

@@ -17,7 +17,8 @@ import pytest
 
 from pytest_manualbuild import recipe
 from pytest_manualbuild.checks import INLINE
-from pytest_manualbuild.model import Check, CheckKind, CheckResult, Outcome, Plan, PlannedPackage
+from pytest_manualbuild.model import Check, CheckKind, Plan, PlannedPackage
+from pytest_manualbuild.records import CheckResult, Outcome
 from pytest_manualbuild.reports.text import tail
 
 PROPERTY = "manualbuild"

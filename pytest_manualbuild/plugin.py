@@ -1,6 +1,6 @@
 """The pytest plugin: options and hooks. Does nothing, and loads nothing, without ``--recipe``.
 
-What happens under ``--recipe`` is in ``session``: this module is imported in
+What happens under ``--recipe`` is in ``controller`` and ``session``: this module is imported in
 every pytest run of the environment, so it only looks at the command line.
 """
 
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_manualbuild.session import Controller, Worker
+    from pytest_manualbuild.controller import Controller
+    from pytest_manualbuild.session import Worker
 
 _SESSION: pytest.StashKey[Controller | Worker] = pytest.StashKey()
 
@@ -119,9 +120,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Answer ``-n auto``: one worker for each host."""
     if config.option.mb_recipe is None:
         return None
-    from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
+    from pytest_manualbuild import controller  # noqa: PLC0415 # see the module's docstring
 
-    return session.number_of_hosts(config)
+    return controller.number_of_hosts(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -134,13 +135,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
     # A warning in this process says nothing about a package: settings must not make it an error.
     config.addinivalue_line("filterwarnings", "default")
-    from pytest_manualbuild import session  # noqa: PLC0415 # see the module's docstring
+    from pytest_manualbuild import controller  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:
         # pytest's writer loses hosts and is green after an interruption: the file gets our report.
         config.option.mb_junitxml = str(Path(config.option.xmlpath).absolute())
         config.option.xmlpath = None
-    active = session.begin(config)
+    active = controller.begin(config)
     config.stash[_SESSION] = active
     config.pluginmanager.register(active, "manualbuild-session")
 

@@ -26,9 +26,10 @@ from pytest_manualbuild import recipe_fixtures
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.execution.ready import cause_of
 from pytest_manualbuild.execution.visit import Visit
-from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan
+from pytest_manualbuild.model import Plan
 from pytest_manualbuild.nodes import PROPERTY, RecipeNode
 from pytest_manualbuild.recipe_fixtures import CELL
+from pytest_manualbuild.records import Cause, CheckResult, Outcome
 from pytest_manualbuild.reports.text import tail
 
 Key = tuple[str, str, str]

@@ -20,15 +20,8 @@ from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.matrix import local_subdir
-from pytest_manualbuild.model import (
-    Artifact,
-    Cause,
-    CheckResult,
-    Host,
-    LinkedEnvironment,
-    Outcome,
-    PlannedPackage,
-)
+from pytest_manualbuild.model import Artifact, Host, PlannedPackage
+from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
 # Whole commands, and pieces that are statements only together with others, or never.
 PIECES = r"""

@@ -27,7 +27,8 @@ from pytest_manualbuild.audit import Waiver, binaries, forecast, leaks, waive
 from pytest_manualbuild.audit.binary import Binary, Need, Package, declared, judge
 from pytest_manualbuild.audit.forecast import Floor, Forecast
 from pytest_manualbuild.errors import ArtifactError
-from pytest_manualbuild.model import Finding, Host, Severity
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import Finding, Severity
 
 RECIPE = """
 package: {name: odd, version: "1"}

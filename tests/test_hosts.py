@@ -22,7 +22,8 @@ from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run, dead_runs
 from pytest_manualbuild.hosts.ssh import SshConnection
 from pytest_manualbuild.matrix import local_subdir
-from pytest_manualbuild.model import Host, LinkedEnvironment
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 LONG_S = 60.0
 LOCAL = Host(name="here", kind="local", subdir=local_subdir())

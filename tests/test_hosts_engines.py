@@ -22,7 +22,8 @@ from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import EnvironmentBroken, HostError, HostUnavailable, Interrupted
 from pytest_manualbuild.hosts import engines, limits
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Host, LinkedEnvironment
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 TINY = "manualbuild/tiny:test"
 DEBIAN = "manualbuild/debian-12:test"

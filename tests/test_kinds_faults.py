@@ -32,7 +32,7 @@ from pytest_manualbuild.hosts import rootfs as rootfs_kind
 from pytest_manualbuild.hosts import ssh as ssh_kind
 from pytest_manualbuild.hosts import vagrant as vagrant_kind
 from pytest_manualbuild.hosts.runs import Run, cache_folder
-from pytest_manualbuild.model import CheckResult, Outcome
+from pytest_manualbuild.records import CheckResult, Outcome
 
 IMAGE = "manualbuild/debian-12:test"
 TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"

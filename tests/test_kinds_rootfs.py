@@ -20,7 +20,8 @@ from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.cgroups import size
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Host, LinkedEnvironment
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 30.0
 

@@ -23,7 +23,8 @@ from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailab
 from pytest_manualbuild.hosts.base import Exit, Mark, Running
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.hosts.ssh import SshConnection
-from pytest_manualbuild.model import Host, LinkedEnvironment
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 30.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_manualbuild import checks, model
+from pytest_manualbuild import checks, model, records
 from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.execution.results import Place, Results
 
@@ -37,7 +37,7 @@ SAYS = st.lists(
 def test_no_check_passes_that_did_not_end(
     says: list[tuple[tuple[Said, int], str]], status: int
 ) -> None:
-    given_results: list[model.CheckResult] = []
+    given_results: list[records.CheckResult] = []
     marks = Marks()
     words = {one: marks.new(one[0], one[1]) for one in WORDS}
     place = Place(host="h", folder="/f", logs=Path("/nowhere"), evidence=Path("/"))
@@ -51,7 +51,7 @@ def test_no_check_passes_that_did_not_end(
     results.finish()
 
     assert sorted(one.check for one in given_results) == sorted(check.name for check in CHECKS)
-    passed = {one.check for one in given_results if one.outcome is model.Outcome.PASSED}
+    passed = {one.check for one in given_results if one.outcome is records.Outcome.PASSED}
     for number in NUMBERS:
         if CHECKS[number].name in passed:
             ended = {(Said.WENT_ON, number), (Said.ENDED, number)} & {one[:2] for one in said}

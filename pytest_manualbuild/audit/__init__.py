@@ -15,10 +15,10 @@ from pytest_manualbuild.audit import contents, leaks
 from pytest_manualbuild.audit.binaries import Binaries
 from pytest_manualbuild.audit.binary import Binary, Package, judge
 from pytest_manualbuild.errors import UnsafeArchive
-from pytest_manualbuild.model import Finding, Severity
 from pytest_manualbuild.package import archive
 from pytest_manualbuild.package.containers import Limits
 from pytest_manualbuild.package.members import Kind
+from pytest_manualbuild.records import Finding, Severity
 
 _ORDER = list(Severity)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 MOST_S = 20
 """Seconds to read one file; libraries of a gigabyte take 3."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 _RECIPES = ("info/recipe/rendered_recipe.yaml", "info/recipe/meta.yaml", "info/recipe/recipe.yaml")
 _MOST_RECIPE = 4 << 20

@@ -10,10 +10,10 @@ from typing import Any
 from pytest_manualbuild import strictjson
 from pytest_manualbuild.audit import carried, paths
 from pytest_manualbuild.audit.binary import declared, version
-from pytest_manualbuild.model import Finding, Severity
 from pytest_manualbuild.package import PACKAGE_SUBDIRS
 from pytest_manualbuild.package.archive import EXTENSIONS, Scan
 from pytest_manualbuild.package.members import Kind, Member
+from pytest_manualbuild.records import Finding, Severity
 
 _INDEX = "info/index.json"
 _SPEC = re.compile(r"(?:[\w./:-]+::)?[A-Za-z0-9_][A-Za-z0-9_.-]*(?:\s*[\[<>=!~0-9*].*)?")

@@ -18,7 +18,7 @@ from pytest_manualbuild.audit.binary import (
     unresolved,
     version,
 )
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 GLIBC_FLOOR = "2.17"
 """What conda channels take for granted on Linux (CentOS 7)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 _OVERLAP = 4096
 """Bytes of a piece that are looked at again with the next one."""

@@ -17,7 +17,7 @@ from pytest_manualbuild.audit.binary import (
     unresolved,
     version,
 )
-from pytest_manualbuild.model import Finding
+from pytest_manualbuild.records import Finding
 
 MACOS_FLOOR = {"osx-64": "10.9", "osx-arm64": "11.0"}
 """What conda channels take for granted."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytest_manualbuild import strictjson
-from pytest_manualbuild.model import Finding, Severity
 from pytest_manualbuild.package.archive import Scan
 from pytest_manualbuild.package.members import Kind, Member
+from pytest_manualbuild.records import Finding, Severity
 
 _PATHS = "info/paths.json"
 _REBUILD = "Build it again; nothing may change a package after its build."

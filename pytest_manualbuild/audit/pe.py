@@ -15,7 +15,7 @@ from pytest_manualbuild.audit.binary import (
     unresolved,
     version,
 )
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 _ARCHS = {"I386": "x86", "AMD64": "x86_64", "ARM64": "arm64"}
 _DYNAMIC_BASE, _NX = 0x40, 0x100

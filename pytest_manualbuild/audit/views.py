@@ -9,7 +9,7 @@ from typing import Any
 import pytest_manualbuild
 from pytest_manualbuild.audit import Audit
 from pytest_manualbuild.audit.forecast import Prediction
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

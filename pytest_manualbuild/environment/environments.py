@@ -32,7 +32,8 @@ from pytest_manualbuild.errors import (
 )
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.runs import locked
-from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.records import InstalledPackage, LinkedEnvironment
 
 
 class Environments:

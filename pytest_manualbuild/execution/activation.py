@@ -8,13 +8,8 @@ import shlex
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution import aftermath, preamble
 from pytest_manualbuild.execution.marks import Marks, Said
-from pytest_manualbuild.model import (
-    Artifact,
-    InstalledPackage,
-    LinkedEnvironment,
-    PlannedPackage,
-    builder_subdir,
-)
+from pytest_manualbuild.model import Artifact, PlannedPackage, builder_subdir
+from pytest_manualbuild.records import InstalledPackage, LinkedEnvironment
 
 # What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.
 _POST_LINK = """\

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.languages import TestLanguage
 from pytest_manualbuild.languages.base import Numbered
-from pytest_manualbuild.model import LinkedEnvironment, PlannedPackage
+from pytest_manualbuild.model import PlannedPackage
+from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 60.0
 """Time limit of our own small scripts on a host, in seconds."""

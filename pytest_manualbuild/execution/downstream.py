@@ -14,19 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_manualbuild.checks import checks
-from pytest_manualbuild.model import (
-    Artifact,
-    Cause,
-    Check,
-    CheckKind,
-    CheckResult,
-    LinkedEnvironment,
-    Outcome,
-    PlannedPackage,
-    TestSection,
-)
+from pytest_manualbuild.model import Artifact, Check, CheckKind, PlannedPackage, TestSection
 from pytest_manualbuild.recipe import rattler_tests
 from pytest_manualbuild.recipe.folder import files, test_file
+from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
 _SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
 _REQUIRES = "test_time_dependencies.json"

@@ -35,17 +35,8 @@ from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.facts import INTERNET
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import (
-    Cause,
-    CheckResult,
-    Facts,
-    Host,
-    HostRecord,
-    LinkedEnvironment,
-    Outcome,
-    Plan,
-    PlannedPackage,
-)
+from pytest_manualbuild.model import Facts, Host, Plan, PlannedPackage
+from pytest_manualbuild.records import Cause, CheckResult, HostRecord, LinkedEnvironment, Outcome
 
 MOST_JOBS = 16
 _SOON_S, _NOW_AND_THEN_S = 0.1, 0.5

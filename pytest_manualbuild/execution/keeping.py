@@ -14,7 +14,8 @@ from pytest_manualbuild.hosts import kept
 from pytest_manualbuild.hosts.base import Connection, Progress, Provider
 from pytest_manualbuild.hosts.kept import Kept, KeptSection
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Host, LinkedEnvironment, PlannedPackage
+from pytest_manualbuild.model import Host, PlannedPackage
+from pytest_manualbuild.records import LinkedEnvironment
 
 NEVER, FAILED, ALWAYS = "never", "failed", "always"
 POLICIES = (FAILED, ALWAYS, NEVER)

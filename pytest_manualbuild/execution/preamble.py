@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from pytest_manualbuild.model import Artifact, LinkedEnvironment, TestSection, builder_subdir
+from pytest_manualbuild.model import Artifact, TestSection, builder_subdir
+from pytest_manualbuild.records import LinkedEnvironment
 
 # Under errexit, and before `install` ends: what fails here is a failing environment.
 _ACTIVATE_TOO = """\

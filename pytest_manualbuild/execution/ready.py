@@ -34,17 +34,8 @@ from pytest_manualbuild.hosts.base import Placement, Progress, Provider
 from pytest_manualbuild.hosts.facts import lacking, virtual_packages
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.languages import LANGUAGES
-from pytest_manualbuild.model import (
-    Cause,
-    Check,
-    CheckKind,
-    CheckResult,
-    Facts,
-    Host,
-    LinkedEnvironment,
-    Outcome,
-    PlannedPackage,
-)
+from pytest_manualbuild.model import Check, CheckKind, Facts, Host, PlannedPackage
+from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
 MOST_AT_ONCE = 4
 """Environments of one host that are solved and linked at a time."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pytest_manualbuild.execution.capture import Budget, Capture
 from pytest_manualbuild.execution.marks import Heard, Said
-from pytest_manualbuild.model import Cause, Check, CheckKind, CheckResult, Outcome, PlannedPackage
+from pytest_manualbuild.model import Check, CheckKind, PlannedPackage
+from pytest_manualbuild.records import Cause, CheckResult, Outcome
 
 _CRASHES = {
     0xC0000005: "access violation",

@@ -17,7 +17,8 @@ from pytest_manualbuild.execution.asked import SHORT_S, Asked
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
 from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
-from pytest_manualbuild.model import CheckResult, LinkedEnvironment, PlannedPackage
+from pytest_manualbuild.model import PlannedPackage
+from pytest_manualbuild.records import CheckResult, LinkedEnvironment
 
 POLL_S = 0.2
 """How often a wait looks up to see whether it should stop; it adds nothing to a result."""

@@ -21,13 +21,8 @@ from pytest_manualbuild.execution.results import Place
 from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts.base import CommandResult, Connection
 from pytest_manualbuild.hosts.kept import ENTER
-from pytest_manualbuild.model import (
-    Artifact,
-    CheckResult,
-    Host,
-    LinkedEnvironment,
-    Outcome,
-)
+from pytest_manualbuild.model import Artifact, Host
+from pytest_manualbuild.records import CheckResult, LinkedEnvironment, Outcome
 
 
 @dataclass(frozen=True, kw_only=True)

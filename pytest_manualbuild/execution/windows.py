@@ -18,7 +18,8 @@ from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.languages.base import BatchSite
 from pytest_manualbuild.languages.run_test_bat import CMD
-from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.records import InstalledPackage, LinkedEnvironment
 
 _PATH = (
     "{prefix}",

@@ -16,16 +16,8 @@ from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Reason, note, reject, unsure
 from pytest_manualbuild.hosts.facts import lacking
-from pytest_manualbuild.model import (
-    Cause,
-    CheckResult,
-    Facts,
-    Host,
-    HostRecord,
-    Outcome,
-    Plan,
-    PlannedPackage,
-)
+from pytest_manualbuild.model import Facts, Host, Plan, PlannedPackage
+from pytest_manualbuild.records import Cause, CheckResult, HostRecord, Outcome
 
 REACHED = ("tested", "lost")
 """States of a host on which something can have passed."""

@@ -11,7 +11,8 @@ from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.approvals import Approval, Signed, Waiver
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Reason, note, reject, unsure
-from pytest_manualbuild.model import CheckResult, Plan
+from pytest_manualbuild.model import Plan
+from pytest_manualbuild.records import CheckResult
 
 SIGN = "Its runner signs: manualbuild approve EVIDENCE --role report --key KEY --policy POLICY"
 APPROVE = "Somebody else looks at it, then: manualbuild approve EVIDENCE --key KEY --policy POLICY"

@@ -26,7 +26,8 @@ from pytest_manualbuild.gate import ledger as ledgers
 from pytest_manualbuild.gate import signatures
 from pytest_manualbuild.gate.ledger import Ledger
 from pytest_manualbuild.gate.signatures import AllowedSigners, Role
-from pytest_manualbuild.model import Finding, Matrix, Severity
+from pytest_manualbuild.model import Matrix
+from pytest_manualbuild.records import Finding, Severity
 
 DEFAULT_LABEL = "manual"
 _LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26

@@ -26,15 +26,9 @@ from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Decision, Reason, Verdict, note
 from pytest_manualbuild.gate.verdict import reject as _reject
 from pytest_manualbuild.gate.verdict import unsure as _unsure
-from pytest_manualbuild.model import (
-    Artifact,
-    Cause,
-    Finding,
-    Output,
-    Severity,
-    TestSection,
-)
+from pytest_manualbuild.model import Artifact, Output, TestSection
 from pytest_manualbuild.recipe.rattler_tests import shipped
+from pytest_manualbuild.records import Cause, Finding, Severity
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
 CLOCK_SKEW = timedelta(minutes=10)

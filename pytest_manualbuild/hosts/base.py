@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 Progress = Callable[[str], None]
 """Called with a few words on what goes on, such as ``pulling debian:12 (40 %)``."""

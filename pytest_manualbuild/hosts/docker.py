@@ -25,7 +25,8 @@ from pytest_manualbuild.hosts.attached import DockerTransport
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.runs import Run, cache_folder
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 LIBRARIES = ("docker",)
 """What takes long to import, and is not needed by who has no such hosts."""

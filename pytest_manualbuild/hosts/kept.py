@@ -22,7 +22,8 @@ import msgspec
 from pytest_manualbuild.errors import HostUnavailable, ManualBuildError
 from pytest_manualbuild.hosts.base import Connection, Progress
 from pytest_manualbuild.hosts.runs import Run, cache_folder
-from pytest_manualbuild.model import Host, LinkedEnvironment
+from pytest_manualbuild.model import Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 _RECORDS = "kept"
 _SETTLED = "settled"

@@ -21,7 +21,8 @@ from pytest_manualbuild.hosts.kept import Call, Kept, there
 from pytest_manualbuild.hosts.pipes import ENVIRONMENT, PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.matrix import local_subdir
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 # A process that is just starting a program shows no environment for a moment.
 _QUIET_LOOKS = 2

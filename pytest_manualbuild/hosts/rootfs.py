@@ -31,7 +31,8 @@ from pytest_manualbuild.hosts.kept import Call, Kept, there
 from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder, locked, unwritable
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 # Those of Docker's default that packages' scripts use on files and processes of their own.
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID")

@@ -31,7 +31,8 @@ from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.openssh import CONNECT_S, Client, environment, got_in
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 BASE = "/tmp"  # noqa: S108 # the folder that we make there is ours alone, or refused
 _END_S = 20.0

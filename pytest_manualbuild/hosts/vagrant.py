@@ -27,7 +27,8 @@ from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.openssh import Client, environment
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.hosts.vagrant_calls import Vagrant
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 
 UP_S = 1800.0
 """Time limit of a machine's way up, in which Vagrant may fetch its box."""

@@ -26,7 +26,8 @@ from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
-from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
+from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.records import LinkedEnvironment
 from pytest_manualbuild.shells import START_S
 
 ROOT = r"C:\mb"

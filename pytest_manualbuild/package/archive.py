@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
-from pytest_manualbuild.model import Finding
 from pytest_manualbuild.package import members
 from pytest_manualbuild.package.containers import Budget, Limits, Stream, parts
 from pytest_manualbuild.package.members import Kind, Member
+from pytest_manualbuild.records import Finding
 
 EXTENSIONS = (".conda", ".tar.bz2")
 MOST_MEMBER = 64 << 20

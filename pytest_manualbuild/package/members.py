@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pytest_manualbuild.model import Finding, Severity
+from pytest_manualbuild.records import Finding, Severity
 
 _WINDOWS_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?")
 _WINDOWS_FORBIDDEN = re.compile(r'[<>:"|?*]|[. ]$')

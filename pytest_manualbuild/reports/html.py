@@ -10,14 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from pytest_manualbuild.evidence import Evidence
-from pytest_manualbuild.model import (
-    Check,
-    CheckKind,
-    CheckResult,
-    HostRecord,
-    Outcome,
-    PlannedPackage,
-)
+from pytest_manualbuild.model import Check, CheckKind, PlannedPackage
+from pytest_manualbuild.records import CheckResult, HostRecord, Outcome
 from pytest_manualbuild.reports.terminal import word
 from pytest_manualbuild.reports.text import tail, visible
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET  # writing; reading is defusedxml's
 
 from pytest_manualbuild.errors import EvidenceError
 from pytest_manualbuild.evidence import Evidence
-from pytest_manualbuild.model import CheckResult, HostRecord, Outcome
+from pytest_manualbuild.records import CheckResult, HostRecord, Outcome
 
 MOST_BYTES = 25 * 1024 * 1024
 """Above this the dashboards give up; output of passed checks is dropped first."""

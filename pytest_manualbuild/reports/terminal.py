@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_manualbuild.evidence import Evidence
-from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan
+from pytest_manualbuild.model import Plan
+from pytest_manualbuild.records import Cause, CheckResult, Outcome
 
 MOST_ROWS = 40
 _WORDS = {
