@@ -15,7 +15,8 @@ from pathlib import Path
 from pytest_manualbuild import errors
 from pytest_manualbuild.errors import ArtifactError, HostError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS, Facts, Host
-from pytest_manualbuild.verbs import proof, publishing
+from pytest_manualbuild.reports.text import visible
+from pytest_manualbuild.verbs import making, proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
@@ -25,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
+        _look_where_we_are()
         return verb(parsed)
     except ManualBuildError as error:
-        sys.stderr.write(f"manualbuild: {error}\n")
+        # With the names of files, a stranger's words come here.
+        sys.stderr.write("\n".join(map(visible, f"manualbuild: {error}".splitlines())) + "\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("manualbuild: interrupted.\n")
@@ -37,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
         return ManualBuildError.exit_code
+
+
+def _look_where_we_are() -> None:
+    """Say clearly that the current folder was removed; whatever is relative to it is lost."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ManualBuildError(
+            "The current folder is not there any more.", remedy="Go to another one (cd)."
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--exclusive-config", type=Path, metavar="FILE", help="variants, in place of the recipe's"
     )
+    plan.add_argument("--renderer", choices=("own", "conda-build"), default="own",
+                      help="what renders a meta.yaml (default: own)")  # fmt: skip
+    plan.add_argument("--compare-renderers", action="store_true",
+                      help="print where they differ; exit status 1 if they do")  # fmt: skip
     plan.set_defaults(verb=_plan)
 
     hosts = verbs.add_parser("hosts", help="look at, check and clean up hosts")
@@ -93,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--matrix", metavar="NAME|FILE", help="predict what runs on its hosts")
     audit.set_defaults(verb=_audit)
 
+    making.add(verbs)
     proof.add(verbs)
     publishing.add(verbs)
     return parser
@@ -113,19 +131,28 @@ def _planned(arguments: argparse.Namespace) -> int:
     hosts = matrix.load(arguments.matrix)
     subdir = arguments.subdir or hosts.hosts[0].subdir
     configs, exclusive = arguments.variant_config, arguments.exclusive_config
-    made = None
-    if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
-        made = plan.make(arguments.recipe, arguments.artifacts, hosts, arguments.on)
-    try:
-        outputs = outline.outputs(
+    if arguments.compare_renderers:
+        differ = outline.differences(
             arguments.recipe, subdir=subdir, configs=configs, exclusive=exclusive
         )
+        sys.stdout.write("".join(f"{line}\n" for line in differ or ["the renderers agree"]))
+        return 1 if differ else 0
+    renderer, made = arguments.renderer, None
+    if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
+        made = plan.make(
+            arguments.recipe, arguments.artifacts, hosts, arguments.on, renderer=renderer
+        )
+    try:
+        outputs = outline.outputs(
+            arguments.recipe, subdir=subdir, configs=configs, exclusive=exclusive,
+            renderer=renderer,
+        )  # fmt: skip
     except RecipeError:
         if made is None or configs or exclusive:
             raise
         # Only the packages know the values that it was built with.
         folder = Path(made.recipe)
-        outputs = tuple(plan.output_of(folder, one.artifact) for one in made.packages)
+        outputs = tuple(plan.output_of(folder, one.artifact, renderer) for one in made.packages)
     if arguments.json:
         value: dict[str, object] = {"outputs": outline.to_json(outputs)}
         value |= {"digest": plan.digest(made), **plan.to_json(made)} if made else {}

@@ -48,6 +48,8 @@ class Difference:
     """In words, such as ``only in the first``."""
     explained: bool = False
     """Whether nothing but known noise differs."""
+    in_bytes: bool = False
+    """Whether it is in both, and other bytes in each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ def _differences(
         yield Difference(file=name, how="equal but for the time or folder of the build",
                          explained=True)  # fmt: skip
     else:
-        yield Difference(file=name, how=f"other bytes ({here.size} and {there.size})")
+        how = f"other bytes ({here.size} and {there.size})"
+        yield Difference(file=name, how=how, in_bytes=True)
 
 
 def _contents(build: _Build, wanted: list[str]) -> dict[str, bytes]:

@@ -5,13 +5,12 @@ A policy may accept them by name; nothing else about them is a matter of taste.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
 
 from pytest_manualbuild.checks import proving
-from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan
+from pytest_manualbuild.model import Cause, CheckResult, Outcome, Plan, PlannedPackage
 
 
 class Kind(StrEnum):
@@ -30,28 +29,58 @@ class Deviation:
     package: str
     """The artifact's key."""
     sentence: str
+    checks: tuple[str, ...] = ()
+    """Names of the checks that did not run, and that nothing else keeps from passing."""
 
 
 def found(plan: Plan, results: Iterable[CheckResult]) -> Iterator[Deviation]:
-    """Yield where the results of a run would have passed in conda-build, and do not here."""
-    bare = {planned.artifact.key for planned in plan.packages if not proving(planned.sections)}
-    for (host, package), group in groupby(results, key=lambda one: (one.host, one.package)):
-        theirs = list(group)
-        hidden = [one for one in theirs if one.cause is Cause.EXIT_0]
-        if hidden and all(
-            one.outcome is Outcome.PASSED or one.cause is Cause.EXIT_0 for one in theirs
-        ):
+    """Yield where the results of a run would have passed in conda-build, and do not here.
+
+    One that failed, or that could not be found out, is never among them, nor is anything beside
+    it of the same package on the same host.
+    """
+    known = {planned.artifact.key: planned for planned in plan.packages}
+    grouped: dict[tuple[str, str], list[CheckResult]] = {}
+    for result in results:
+        if result.package in known:
+            grouped.setdefault((result.host, result.package), []).append(result)
+    for (host, package), theirs in grouped.items():
+        planned = known[package]
+        hidden = _hidden(planned, theirs)
+        if hidden and all(_passed(one) or one.check in hidden for one in theirs):
             yield Deviation(
                 kind=Kind.EXIT_0,
                 host=host,
                 package=package,
                 sentence=f"{len(hidden)} commands never ran, since their shell ended before them"
                 " with exit status 0; conda-build passes that.",
+                checks=tuple(one.check for one in theirs if one.check in hidden),
             )
-        if package in bare and all(one.outcome is Outcome.PASSED for one in theirs):
+        if not proving(planned.sections) and all(map(_passed, theirs)):
             yield Deviation(
                 kind=Kind.NOTHING_RAN,
                 host=host,
                 package=package,
                 sentence="Nothing but its installation was tested; conda-build passes that.",
             )
+
+
+def _hidden(planned: PlannedPackage, results: Sequence[CheckResult]) -> frozenset[str]:
+    """Return the checks that can only be hidden: what ended their shell passed before them."""
+    by_name = {result.check: result for result in results}
+    hidden, ended = set(), set()
+    for check in planned.checks:
+        result = by_name.get(check.name)
+        if result is None or check.language != "shell":
+            continue
+        if result.outcome is Outcome.PASSED:
+            ended.add(check.section)
+        elif (result.outcome, result.cause) == (Outcome.SKIPPED, Cause.EXIT_0) and (
+            check.section in ended
+        ):
+            hidden.add(check.name)
+    return frozenset(hidden)
+
+
+def _passed(result: CheckResult) -> bool:
+    return result.outcome is Outcome.PASSED

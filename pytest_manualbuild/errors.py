@@ -43,6 +43,10 @@ class RecipeError(ManualBuildError):
     """A recipe that cannot be rendered."""
 
 
+class RendererMissing(RecipeError):
+    """The renderer that was asked for is not installed: nothing about the recipe."""
+
+
 class ArtifactError(ManualBuildError):
     """A package file that cannot be read, or that is not what its name says."""
 
@@ -57,6 +61,12 @@ class UnsafeArchive(ArtifactError):
         super().__init__(problem, remedy=remedy)
         self.code = code
         self.member = member
+
+
+class BuildError(ManualBuildError):
+    """A build by hand that cannot start, or that made nothing."""
+
+    exit_code = 1
 
 
 class MatrixError(ManualBuildError):

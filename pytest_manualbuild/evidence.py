@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_manualbuild import checks
+from pytest_manualbuild import build_record, checks, strictjson
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
 from pytest_manualbuild.model import Cause, CheckResult, HostRecord, Outcome, Plan
@@ -31,6 +31,7 @@ PREDICATE = "urn:pytest-manualbuild:evidence:v1"
 MOST_BYTES = 256 * 1024 * 1024
 SYNC_S = 0.05
 """Results that come in a burst share one write to disk: 0.8 ms each otherwise."""
+_MOST_MS = 10**12
 _VIEWS = (
     "evidence.json",
     "junit.xml",
@@ -201,6 +202,11 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
 
     try:
         report = junit.write(evidence)
+        artifacts = [planned.artifact for planned in evidence.plan.packages]
+        for name, data in build_record.of_packages(artifacts):
+            # With the logs: its hash stands in the evidence, and the gate looks for it.
+            (folder / "logs").mkdir(exist_ok=True)
+            _replace(folder / build_record.in_evidence(name), data)
         logs = {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted((folder / "logs").rglob("*"))
@@ -222,12 +228,12 @@ def finish(folder: Path, evidence: Evidence, *, junit_copy: str | None = None) -
         }
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in views.items()} | logs
         lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
-        _replace(folder / "SHA256SUMS", "".join(lines).encode())
+        replace_file(folder / "SHA256SUMS", "".join(lines).encode())
         if junit_copy is not None:
             Path(junit_copy).parent.mkdir(parents=True, exist_ok=True)
-            _replace(Path(junit_copy), report)
+            replace_file(Path(junit_copy), report)
         for name, data in views.items():
-            _replace(folder / name, data)
+            replace_file(folder / name, data)
     except OSError as error:
         for name in _VIEWS:
             (folder / name).unlink(missing_ok=True)
@@ -296,14 +302,16 @@ def read_bytes(path: Path) -> bytes:
 def parse(data: bytes, path: Path) -> Stored:
     """Return what the bytes of ``path`` say; EvidenceError if they are not as we write them."""
     try:
-        statement = strict_json(data)
+        statement = strictjson.loads(data)
         if statement["_type"] != STATEMENT or statement["predicateType"] != PREDICATE:
             raise ValueError("it is another kind of statement")
         predicate = statement["predicate"]
         for result in predicate["results"]:
-            result["duration_s"] = result.pop("duration_ms") / 1000
+            result["duration_s"] = _milliseconds(result.pop("duration_ms")) / 1000
             if {"stdout", "stderr"} & result.keys():
                 raise ValueError("a result has output in it")
+        if not all(package["sections"] for package in predicate["plan"]["packages"]):
+            raise ValueError("a package has no test section")
         subjects = [(str(s["name"]), str(s["digest"]["sha256"])) for s in statement["subject"]]
         if len(dict(subjects)) != len(subjects):
             raise ValueError("a package is named twice")
@@ -320,29 +328,19 @@ def parse(data: bytes, path: Path) -> Stored:
         ) from error
 
 
-def strict_json(data: bytes) -> Any:  # noqa: ANN401 # JSON's values
-    """Read JSON without the liberties of the usual readers: no doubled key, no NaN.
-
-    Raises ValueError, or RecursionError for what is nested too deeply.
-    """
-    return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key is given twice")
+def _milliseconds(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_MS:
+        raise ValueError("a duration is no sensible number")
     return value
 
 
-def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is not a number")
-
-
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; raises OSError."""
     fresh = path.with_name(f".{path.name}.new")
     try:
-        with fresh.open("wb") as file:
+        fresh.unlink(missing_ok=True)
+        # Never through a link that lies there: the folder may be a stranger's.
+        with fresh.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

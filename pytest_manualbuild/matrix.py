@@ -145,7 +145,7 @@ def parse(text: str, name: str) -> Matrix:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise MatrixError(
             f"{name}: not valid TOML: {error}.", remedy="Correct that line."
         ) from error

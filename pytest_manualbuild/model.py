@@ -140,6 +140,8 @@ class TestSection:
     """What a second environment holds, whose programs are found first."""
     contents: tuple[ContentsRule, ...] = ()
     """What the package file must hold; a section with such rules has nothing else to run."""
+    secrets: tuple[str, ...] = ()
+    """Variables that it would like of the caller's environment; none is given, ever."""
     unrunnable: str = ""
     """Why this version cannot run the section, in a sentence; its checks are skipped then."""
 
@@ -163,6 +165,8 @@ class Output:
     """``requirements/run``."""
     test: dict[str, Any] = field(default_factory=dict)
     """The test section as the recipe gives it, for people to read."""
+    kind: str = "conda"
+    """``wheel`` for an output of which no conda package comes, and that nothing tests."""
     unknown: tuple[str, ...] = ()
     """Keys of the test section that conda-build does not know, and that nothing runs."""
 
@@ -436,3 +440,8 @@ SUBDIRS = (
     "win-32",
 )
 """Subdirs that a host can have; packages may be ``noarch`` as well."""
+
+
+def builder_subdir(subdir: str) -> str:
+    """Return the subdir of the machine that builds a package: linux-64 for ``noarch``."""
+    return "linux-64" if subdir == "noarch" else subdir

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_manualbuild import recipe
 from pytest_manualbuild.checks import checks
+from pytest_manualbuild.errors import RecipeError, RendererMissing
 from pytest_manualbuild.model import Check, Output
 
 _TESTS = ("imports", "commands", "requires", "files", "source_files", "downstreams")
 
 
 def outputs(
-    folder: Path, *, subdir: str, configs: Sequence[Path] = (), exclusive: Path | None = None
+    folder: Path,
+    *,
+    subdir: str,
+    configs: Sequence[Path] = (),
+    exclusive: Path | None = None,
+    renderer: str = "own",
 ) -> tuple[Output, ...]:
     """Render a recipe, or a feedstock, for a subdir; return its packages in the order of names.
 
     Without ``configs`` and ``exclusive`` a feedstock's own variants (``.ci_support``) are used.
-    Raises RecipeError.
+    ``renderer`` is one of ``recipe.RENDERERS``. Raises RecipeError.
     """
     found = recipe.file(folder).parent
     sets: list[Sequence[Path]] = [configs]
@@ -28,12 +34,63 @@ def outputs(
     rendered = [
         output
         for one in sets
-        for output in recipe.load(found, subdir=subdir, configs=one, exclusive=exclusive).outputs
+        for output in recipe.load(
+            found, subdir=subdir, configs=one, exclusive=exclusive, renderer=renderer
+        ).outputs
     ]
     distinct = {
         (one.name, tuple(sorted(one.variant.items())), one.version): one for one in rendered
     }
     return tuple(distinct[key] for key in sorted(distinct))
+
+
+def differences(
+    folder: Path, *, subdir: str, configs: Sequence[Path] = (), exclusive: Path | None = None
+) -> list[str]:
+    """Render with both renderers; return in what they differ, in lines for people.
+
+    Raises RecipeError for a recipe that both refuse, or where there is nothing to compare.
+    """
+    if (file := recipe.file(folder)).name != recipe.FILES[0]:
+        raise RecipeError(
+            f"{file}: it is rendered by py-rattler-build alone.",
+            remedy=f"Compare the renderers on a {recipe.FILES[0]}.",
+        )
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    refused: dict[str, RecipeError] = {}
+    for renderer in recipe.RENDERERS:
+        try:
+            rendered = outputs(
+                folder, subdir=subdir, configs=configs, exclusive=exclusive, renderer=renderer
+            )
+        except RendererMissing:
+            raise
+        except RecipeError as error:
+            refused[renderer] = error
+            continue
+        found[renderer] = {
+            (one["name"], " ".join(f"{k}={v}" for k, v in sorted(one["variant"].items()))): one
+            for one in to_json(rendered)
+        }
+    if refused:
+        if not found:
+            raise refused[recipe.RENDERERS[0]]
+        return [f"only {name} refuses it: {error.problem}" for name, error in refused.items()]
+    return [_printable(line) for line in _differ(*(found[name] for name in recipe.RENDERERS))]
+
+
+def _differ(
+    own: dict[tuple[str, str], dict[str, Any]], real: dict[tuple[str, str], dict[str, Any]]
+) -> Iterator[str]:
+    for key in sorted(own.keys() | real.keys()):
+        where = " ".join(filter(None, key))
+        if key not in own or key not in real:
+            has = recipe.RENDERERS[0 if key in own else 1]
+            yield f"{where}: only {has} has this output"
+            continue
+        mine, theirs = ({**one, **one.pop("test")} for one in (own[key], real[key]))
+        for name in (one for one in mine if mine[one] != theirs[one]):
+            yield f"{where}: {name}: own {mine[name]!r}, conda-build {theirs[name]!r}"
 
 
 def _ci_support(folder: Path, subdir: str) -> list[Path]:
@@ -55,6 +112,7 @@ def to_json(found: Iterable[Output]) -> list[dict[str, Any]]:
             "build_number": one.build_number,
             "noarch": one.noarch,
             "skip": one.skip,
+            "type": one.kind,
             "variant": one.variant,
             "run": list(one.run),
             "test": {key: one.test.get(key, []) for key in _TESTS},
@@ -69,8 +127,8 @@ def to_json(found: Iterable[Output]) -> list[dict[str, Any]]:
 
 
 def _checks(output: Output) -> tuple[Check, ...]:
-    """Return what will be checked of an output: nothing if it is not built."""
-    return () if output.skip else checks(output.sections)
+    """Return what will be checked of an output: nothing if it is not built, or no conda package."""
+    return () if output.skip or output.kind != "conda" else checks(output.sections)
 
 
 def text(found: Sequence[Output], subdir: str) -> str:
@@ -85,9 +143,10 @@ def text(found: Sequence[Output], subdir: str) -> str:
         ]
         words = [one.name, one.version, f"build {one.build_number}", *apart]
         words += [f"noarch: {one.noarch}"] * bool(one.noarch) + ["skipped"] * one.skip
+        words += [f"{one.kind}: no conda package, not tested"] * (one.kind != "conda")
         lines.append("  " + "  ".join(words))
         lines += [f"    - {check.name}" for check in _checks(one)]
-        if not one.skip and len(_checks(one)) == 1:
+        if len(_checks(one)) == 1:
             lines.append("      (no tests: an installation proves little)")
     return "".join(f"{_printable(line)}\n" for line in lines)
 

@@ -29,26 +29,37 @@ from pytest_manualbuild.model import (
     PlannedPackage,
     TestSection,
 )
+from pytest_manualbuild.recipe.folder import folder_sha256
 
+Rendered = dict[tuple[object, ...], tuple[Output, ...]]
+"""The outputs of one recipe by subdir, file of variants and variant."""
 _HASH = re.compile(r"h[0-9a-f]{7}")
 
 
 def make(
-    recipe_folder: Path, artifacts: Path | None, matrix: Matrix, on: str | None = None
+    recipe_folder: Path,
+    artifacts: Path | None,
+    matrix: Matrix,
+    on: str | None = None,
+    *,
+    renderer: str = "own",
 ) -> Plan:
     """Plan the checks of a recipe for the packages built from it.
 
     ``artifacts`` is where the packages are looked for (None: beside the recipe,
     see ``package.find``). ``on`` is a glob that selects hosts by name; what it
-    leaves out is left out of the plan's cells, not of its matrix.
+    leaves out is left out of the plan's cells, not of its matrix. ``renderer`` is one of
+    ``recipe.RENDERERS``.
     Raises RecipeError, ArtifactError or MatrixError.
     """
     selected = matrices.select(matrix, on)
     # The recipe first: without one there is nothing to look for packages of.
     folder = recipe.file(recipe_folder).parent
     found = [package.read(path) for path in package.find(folder, artifacts)]
+    rendered: Rendered = {}
     planned = [
-        (artifact, output_of(folder, artifact)) for artifact in sorted(found, key=lambda a: a.key)
+        (artifact, output_of(folder, artifact, renderer, rendered))
+        for artifact in sorted(found, key=lambda a: a.key)
     ]
     labels = _labels([artifact for artifact, _ in planned])
     packages = tuple(
@@ -63,7 +74,7 @@ def make(
     )
     return Plan(
         recipe=str(folder),
-        recipe_sha256=recipe.folder_sha256(folder),
+        recipe_sha256=folder_sha256(folder),
         matrix=matrix,
         packages=packages,
         cells=cells(selected, [artifact for artifact, _ in planned]),
@@ -75,18 +86,27 @@ def sections_of(folder: Path, artifact: Artifact) -> tuple[TestSection, ...]:
     return output_of(folder, artifact).sections
 
 
-def output_of(folder: Path, artifact: Artifact) -> Output:
+def output_of(
+    folder: Path, artifact: Artifact, renderer: str = "own", rendered: Rendered | None = None
+) -> Output:
     """Render the recipe with the package's variant; return the output that it is.
 
+    ``rendered`` keeps what the recipe gives, for other packages of the same variant.
     Raises RecipeError, or ArtifactError when the recipe describes no such package.
     """
     config = package.member(Path(artifact.path), "info/recipe/conda_build_config.yaml") or b""
-    outputs = recipe.load(
-        folder,
-        subdir=artifact.subdir,
-        variant=_variant(artifact),
-        config=config.decode(errors="replace"),
-    ).outputs
+    variant = _variant(artifact)
+    rendered = {} if rendered is None else rendered
+    key = (artifact.subdir, config, *sorted(variant.items()))
+    if key not in rendered:
+        rendered[key] = recipe.load(
+            folder,
+            subdir=artifact.subdir,
+            variant=variant,
+            config=config.decode(errors="replace"),
+            renderer=renderer,
+        ).outputs
+    outputs = tuple(output for output in rendered[key] if output.kind == "conda")
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             return _checked(output, artifact)

@@ -68,6 +68,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="seconds that one package's tests may take on one host (default: 7200)",
     )
     add(
+        "--renderer",
+        dest="mb_renderer",
+        choices=("own", "conda-build"),
+        default="own",
+        help="what renders a meta.yaml (default: own)",
+    )
+    add(
         "--keep",
         dest="mb_keep",
         choices=("never",),

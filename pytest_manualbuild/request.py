@@ -14,8 +14,11 @@ from pathlib import Path
 
 import yaml
 
+from pytest_manualbuild import attestations, build_record
+from pytest_manualbuild.attestations import PUBLISH
+from pytest_manualbuild.build_record import Record
 from pytest_manualbuild.errors import EvidenceError, UploadError
-from pytest_manualbuild.evidence import STATEMENT, Evidence
+from pytest_manualbuild.evidence import STATEMENT, Evidence, replace_file
 from pytest_manualbuild.gate.policy import Policy, is_label
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.gate.verify import verify
@@ -23,8 +26,6 @@ from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.reports import markdown
 from pytest_manualbuild.upload import UploadRefused
 
-PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
-"""The predicate type of CEP 27: who published what where. It says nothing about tests."""
 FOLDER = "request"
 
 
@@ -44,11 +45,13 @@ class Copy:
         return f"https://conda.anaconda.org/{self.to_owner}{label}"
 
 
-def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> list[Path]:
+def write(
+    folder: Path, artifacts: Path | None, policy: Policy, copy: Copy, *, sign: bool = False
+) -> list[Path]:
     """Write the files of a request below a folder of evidence; return them.
 
-    Raises UploadRefused if the gate does not accept, UploadError for what is no label, or
-    EvidenceError.
+    With ``sign``, a Sigstore bundle for each package as well. Raises UploadRefused if the gate
+    does not accept, UploadError for what is no label, EvidenceError, or SignatureError.
     """
     for label in (copy.label, copy.to_label):
         if not is_label(label):
@@ -60,15 +63,28 @@ def write(folder: Path, artifacts: Path | None, policy: Policy, copy: Copy) -> l
     files = {
         "cfep3_copy.yml": cfep3_copy(packages, copy),
         "copy.sh": copy_commands(packages, copy),
-        "checklist.md": checklist(verified.evidence, verified.verdict, policy, packages, copy),
-        **{f"attestations/{one.filename}.json": publish_statement(one, copy) for one in packages},
+        "checklist.md": checklist(
+            verified.evidence,
+            verified.verdict,
+            policy,
+            packages,
+            copy,
+            builds=list(build_record.in_folder(folder, verified.evidence.logs)),
+        ),
     }
+    statements = {f"attestations/{one.filename}": publish_statement(one, copy) for one in packages}
+    files |= {f"{name}.json": text for name, text in statements.items()}
+    if sign:
+        bundles = attestations.sign(statements)
+        files |= {f"{name}.sigstore.json": text for name, text in bundles.items()}
     written = []
     try:
         for name, text in files.items():
             path = folder / FOLDER / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            if path.parent.is_symlink() or (folder / FOLDER).is_symlink():
+                raise EvidenceError(f"{path.parent}: it is a link.", remedy="Remove it.")
+            replace_file(path, text.encode())
             written.append(path)
     except OSError as error:
         raise EvidenceError(
@@ -121,12 +137,26 @@ def publish_statement(artifact: Artifact, copy: Copy) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
+def _built(record: Record) -> str:
+    """Return one line on a build, with what tells that the posted log is its log."""
+    words = [f"log.txt, sha256 {record.log_sha256}", f"built with {record.tool}"]
+    if record.config:
+        words.append(f"variant {record.config.name}")
+    if record.image:
+        words.append(f"image {next(iter(record.image.digests), record.image.id)}")
+    if record.sources:
+        words.append(f"commit {record.sources.commit}" + " with changes" * record.sources.dirty)
+    return f"    * {markdown.plain(', '.join(words))}"
+
+
 def checklist(
     evidence: Evidence,
     verdict: Verdict,
     policy: Policy,
     packages: Sequence[Artifact],
     copy: Copy,
+    *,
+    builds: Sequence[Record] = (),
 ) -> str:
     """Return the text for the pull request: the questions that are asked there, and the proof."""
     numbers = sorted(
@@ -143,6 +173,7 @@ def checklist(
             for one in packages
         ),
         "  * [ ] Posted a link to the build logs",
+        *map(_built, builds),
         "",
         "`manualbuild verify` accepts these packages:",
         "",

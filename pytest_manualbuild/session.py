@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -48,20 +49,59 @@ def begin(config: pytest.Config) -> Controller | Worker:
     numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
     if any(number is not None and not number > 0 for number in numbers):
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
+    _check_places(option)
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
+    environments = _environments(config)
     try:
+        asked = matrix.load(option.mb_matrix)
+        # Meanwhile the plan waits for the process that renders the recipe.
+        kinds = {host.kind for host in asked.hosts}
+        Thread(target=hosts.load, args=(kinds,), daemon=True).start()
         planned = plan.make(
             Path(option.mb_recipe),
             Path(option.mb_artifacts) if option.mb_artifacts else None,
-            matrix.load(option.mb_matrix),
+            asked,
             option.mb_on,
+            renderer=option.mb_renderer,
         )
-        return Controller(config, planned)
-    except ManualBuildError as error:
-        raise pytest.UsageError(str(error)) from error
-    except OSError as error:
-        raise pytest.UsageError(str(of_system(error))) from error
+        return Controller(config, planned, environments)
+    except (ManualBuildError, OSError) as error:
+        environments.close()
+        known = error if isinstance(error, ManualBuildError) else of_system(error)
+        raise pytest.UsageError(str(known)) from error
+
+
+def _environments(config: pytest.Config) -> Environments:
+    """Return what makes environments; its process loads py-rattler while this one goes on."""
+    option = config.option
+    made = Environments(cache_folder(), tuple(option.mb_channels or (DEFAULT_CHANNEL,)))
+    if not option.collectonly and not getattr(option, "tx", None):
+        made.start()
+    return made
+
+
+def _check_places(option: Any) -> None:
+    """Refuse what would change the recipe while it is tested, or lose it."""
+    recipe = Path(option.mb_recipe).resolve()
+    recipe = recipe.parent if recipe.is_file() else recipe
+    for name, given in (
+        ("--evidence", option.mb_evidence),
+        ("--junitxml", getattr(option, "mb_junitxml", None)),
+    ):
+        place = Path(given).resolve() if given else None
+        if place is not None and place.is_relative_to(recipe):
+            raise pytest.UsageError(
+                f"{name} {given}: it lies in the recipe's folder {recipe}, which a report would"
+                f" change. Name one outside with {name}."
+            )
+    if recipe.is_relative_to(Path(option.mb_evidence).resolve() / "recipe"):
+        raise pytest.UsageError(
+            f"--recipe {option.mb_recipe}: it is the copy in the report {option.mb_evidence}, which"
+            " this run would replace. Name another folder with --evidence."
+        )
+    if any(not channel.strip() for channel in option.mb_channels or ()):
+        raise pytest.UsageError("--channel is empty. Give a URL, a folder or a channel's name.")
 
 
 def number_of_hosts(config: pytest.Config) -> int:
@@ -88,19 +128,23 @@ class _Session:
     """What controller and workers have in common: items, and an engine when one is needed."""
 
     def __init__(
-        self, config: pytest.Config, planned: Plan, folder: Path, command: Sequence[str]
+        self,
+        config: pytest.Config,
+        planned: Plan,
+        environments: Environments,
+        *,
+        folder: Path,
+        command: Sequence[str],
     ) -> None:
         self.command = command
         self.config = config
         self.plan = planned
         self.folder = folder
         self.engine: Engine | None = None
-        self._environments: Environments | None = None
+        self._environments = environments
         self._selected: list[Key] = []
         # Nothing is collected from files: see `pytest_collection_modifyitems`.
         config.args = []
-        if not config.option.collectonly and not getattr(config.option, "tx", None):
-            self.environments()  # its process loads py-rattler while this one goes on
 
     def run(self) -> Run:
         """Return the run that hosts belong to."""
@@ -125,21 +169,13 @@ class _Session:
         """Note which checks were selected."""
         self._selected = [item.key for item in session.items if isinstance(item, CheckItem)]
 
-    def environments(self) -> Environments:
-        """Return what makes environments; its process was started when this was first asked."""
-        if self._environments is None:
-            channels = tuple(self.config.option.mb_channels or (DEFAULT_CHANNEL,))
-            self._environments = Environments(cache_folder(), channels)
-            self._environments.start()
-        return self._environments
-
     def ask(self, key: Key) -> CheckResult:
         """Return the result of a check, running what must run for it."""
         if self.engine is None:
             option = self.config.option
             self.engine = Engine(
                 self.plan,
-                self.environments(),
+                self._environments,
                 self.run(),
                 Settings(
                     evidence=self.folder,
@@ -164,9 +200,7 @@ class _Session:
         """Release the hosts and the solver; safe to call twice."""
         if self.engine is not None:
             self.engine.close()
-        if self._environments is not None:
-            self._environments.close()
-            self._environments = None
+        self._environments.close()
 
 
 class Worker(_Session):
@@ -174,7 +208,11 @@ class Worker(_Session):
 
     def __init__(self, config: pytest.Config, given: dict[str, Any]) -> None:
         super().__init__(
-            config, plan.from_json(given["plan"]), Path(given["folder"]), given["command"]
+            config,
+            plan.from_json(given["plan"]),
+            _environments(config),
+            folder=Path(given["folder"]),
+            command=given["command"],
         )
         self._run_id = str(given["run_id"])
 
@@ -200,9 +238,15 @@ class Worker(_Session):
 class Controller(_Session):
     """The process that the user started: records results and writes the evidence."""
 
-    def __init__(self, config: pytest.Config, planned: Plan) -> None:
-        command = [*_again(map(str, config.invocation_params.args), config.option.mb_evidence)]
-        super().__init__(config, planned, Path(config.option.mb_evidence).absolute(), command)
+    def __init__(self, config: pytest.Config, planned: Plan, environments: Environments) -> None:
+        evidence_given = config.option.mb_evidence
+        super().__init__(
+            config,
+            planned,
+            environments,
+            folder=Path(evidence_given).absolute(),
+            command=[*_again(map(str, config.invocation_params.args), evidence_given)],
+        )
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None
         self._journal: evidence.Journal | None = None

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from pytest_manualbuild import __version__
 from pytest_manualbuild.errors import UploadError
+from pytest_manualbuild.evidence import replace_file
 from pytest_manualbuild.gate import verify
+from pytest_manualbuild.gate.ledger import Use
 from pytest_manualbuild.gate.policy import Policy, is_label
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.model import Artifact
@@ -91,7 +93,10 @@ def upload(
         if verified.verdict.decision is not Decision.ACCEPT:
             raise UploadRefused(verified.verdict)
         target = open_target(to, user=user or policy.target.owner, label=label, staging=staging)
+        uses = _uses(verified, target.where, policy)
         login = "" if dry_run else target.login()
+        if policy.ledger is not None and not dry_run:
+            policy.ledger.add(uses)
         done = publish(target, list(verified.files.values()), dry_run=dry_run)
     receipt = Receipt(
         where=target.where,
@@ -107,11 +112,28 @@ def upload(
     return receipt
 
 
+def _uses(verified: verify.Verification, where: str, policy: Policy) -> list[Use]:
+    """Return the lines of the ledger for an upload; UploadError if its runs were used elsewhere."""
+    digest = verified.verdict.evidence_sha256
+    if policy.ledger is not None:
+        for fault in policy.ledger.faults(verified.run_ids, digest, where):
+            raise UploadError(
+                f"The policy's ledger: {fault}.", remedy="Run the tests again for this target."
+            )
+    return [
+        Use(
+            run_id=run_id,
+            evidence_sha256=digest,
+            where=where,
+            packages=dict(verified.verdict.packages),
+        )
+        for run_id in verified.run_ids
+    ]
+
+
 def _write(path: Path, receipt: Receipt) -> None:
     try:
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(json.dumps(asdict(receipt), indent=1) + "\n")
-        fresh.replace(path)
+        replace_file(path, json.dumps(asdict(receipt), indent=1).encode() + b"\n")
     except OSError as error:
         raise UploadError(
             f"{path}: all is published, but the receipt cannot be written: {error.strerror}.",

@@ -17,6 +17,9 @@ import pytest
 import sshd
 import vagrantfiles
 
+from pytest_manualbuild import shells
+from pytest_manualbuild.hosts import ssh
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 SHARED = ROOT.parent / "shared"
@@ -361,3 +364,11 @@ def signer(keys: Path, name: str, *roles: str, who: str = "", more: str = "") ->
     namespaces = ",".join(f"manualbuild-{role}@v1" for role in roles)
     public = (keys / f"{name}.pub").read_text()
     return f'{who or name} namespaces="{namespaces}"{more} {public}'
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a host that is silent for lost sooner than users would."""
+    monkeypatch.setattr(shells, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(shells, "SILENCE_S", 3.0)
+    monkeypatch.setattr(ssh, "_END_S", 2.0)

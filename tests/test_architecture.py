@@ -11,15 +11,15 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 # Down the road; a module imports from its own stop or from an earlier one.
 ROAD = [
     {"__init__", "errors", "model"},
-    {"globs", "package", "recipe"},
-    {"matrix", "checks", "plan", "outline", "carried"},
+    {"globs", "strictjson", "package", "recipe"},
+    {"matrix", "checks", "plan", "outline", "carried", "build", "build_record", "_rattler_build"},
     {"hosts", "framing", "shells"},
-    {"audit", "compare"},
+    {"audit", "compare", "diffoscope"},
     {"environment"},
     {"languages", "execution"},
     {"evidence", "deviations", "reports", "body"},
     {"gate"},
-    {"targets", "upload", "request", "published"},
+    {"targets", "upload", "attestations", "request", "published"},
     {"scheduling", "nodes", "show", "session", "plugin", "verbs", "cli"},
 ]
 STOP = {name: number for number, names in enumerate(ROAD) for name in names}

@@ -154,3 +154,19 @@ def test_a_log_of_a_part_is_checked(two: Path, keys: Path) -> None:
     log = next((two / "both/runs/carol/logs").rglob("*.txt"))
     log.write_text("other")
     assert "is not the one that the run wrote" in judged(two).text()
+
+
+def test_results_of_a_host_that_another_ran_are_refused(two: Path, keys: Path) -> None:
+    """Whoever signs a run says nothing of hosts to which it did not go."""
+    approve(two, keys, "bob")
+    files = {who: two / f"both/runs/{who}/evidence.json" for who in ("alice", "carol")}
+    said = {who: json.loads(path.read_text()) for who, path in files.items()}
+    moved = [one for one in said["carol"]["predicate"]["results"] if one["host"] == "there"]
+    said["alice"]["predicate"]["results"] += moved
+    said["carol"]["predicate"]["results"] = []
+    for who, path in files.items():
+        path.write_text(json.dumps(said[who]))
+        approvals.sign_report(path.parent, keys / who, policies.load(two / "policy.toml"))
+    verdict = judged(two)
+    assert verdict.decision is Decision.REJECT
+    assert "There are results of there, and the run's plan did not go there" in verdict.text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 import py_compile
 import shutil
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import conftest
 from conftest import manualbuild
-from pytest_manualbuild import compare
+from pytest_manualbuild import compare, diffoscope
 from pytest_manualbuild.compare import Likeness
 from pytest_manualbuild.package import archive
 
@@ -75,7 +76,8 @@ def test_what_differs_is_exactly_what_is_named(tmp_path: Path) -> None:
     ran = manualbuild("compare", str(one), str(other), cwd=tmp_path)
 
     assert ran.status == 1, ran.out
-    named = {line.split(":")[0].strip() for line in ran.out.splitlines()[1:]}
+    listed = ran.out.partition("\ndiffoscope says:")[0]
+    named = {line.split(":")[0].strip() for line in listed.splitlines()[1:]}
     assert {name for name in named if not name.startswith("info/")} == {
         "share/b", "share/c", "share/d",
     }  # fmt: skip
@@ -168,3 +170,45 @@ def test_any_bytes_are_normalised_or_left(name: str, start: bytes, rest: bytes) 
 def test_magic_of_python_is_kept() -> None:
     magic = importlib.util.MAGIC_NUMBER
     assert compare.normalise("a.pyc", magic + bytes(20)).startswith(magic)
+
+
+def test_diffoscope_is_asked_about_the_differing_files_only(tmp_path: Path) -> None:
+    if not shutil.which("diffoscope"):
+        pytest.skip("diffoscope is not installed")
+    one = build(tmp_path / "a", {"share/a": b"same\n", "share/b": b"one\n\x1b[2J"})
+    other = build(tmp_path / "b", {"share/a": b"same\n", "share/b": b"two\n\x1b[2J"})
+
+    ran = manualbuild("compare", str(one), str(other), cwd=tmp_path)
+
+    asked = ran.out.partition("diffoscope says:")[2]
+    assert ("-one" in asked, "+two" in asked, "share/a" in asked) == (True, True, False), ran.out
+    assert "\x1b" not in ran.out
+    said = diffoscope.explain(one, other, ["share/b"], limit_s=0.01)
+    assert said == "diffoscope did not end within 0 s."
+    again = manualbuild("compare", str(one), str(one), cwd=tmp_path)
+    assert "diffoscope" not in again.out
+
+
+def test_a_diffoscope_that_hangs_or_floods_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a program of that name in its place: the real one does neither when asked."""
+    one = build(tmp_path / "a", {"share/b": b"one\n"})
+    other = build(tmp_path / "b", {"share/b": b"two\n"})
+    program = tmp_path / "bin/diffoscope"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("ANACONDA_API_TOKEN", "canary-token-1234")
+
+    def said(script: str, limit_s: float = 30) -> str:
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        return str(diffoscope.explain(one, other, ["share/b"], limit_s=limit_s))
+
+    assert "did not end within" in said("sleep 60 & sleep 60", limit_s=0.2)
+    assert len(said("head -c 9000000 /dev/zero; exit 1")) <= 4 * diffoscope.MOST_TEXT
+    assert "canary" not in said("env; exit 1")
+    assert said("exit 2") == "diffoscope ended with status 2."
+    assert said("cat first/share/b; exit 1") == "one\n"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert diffoscope.explain(one, other, ["share/b"]) is None

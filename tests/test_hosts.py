@@ -208,6 +208,7 @@ def test_a_script_that_outlives_its_time_is_the_host_s_doing(connection: Connect
         connection.run("sleep 60", timeout_s=0.5)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> None:
     # The script's parent is a subshell of the control shell.
     running = connection.start("read -r _ _ _ shell _ </proc/$PPID/stat; kill -9 $shell; sleep 60")

@@ -72,6 +72,7 @@ def test_the_modules_of_testinfra_work(connected: tuple[str, Connection]) -> Non
         assert host.user().name == pwd.getpwuid(os.geteuid()).pw_name
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_host_that_is_gone_is_lost_and_not_a_failed_command(
     connected: tuple[str, Connection],
 ) -> None:

@@ -38,17 +38,15 @@ IMAGE = "manualbuild/debian-12:test"
 TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"
 NOISE = "test:\n  commands:\n    - head -c 9000000 /dev/zero\n"
 UP = "commands[0]: true"
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a host for lost sooner than users would."""
-    monkeypatch.setattr(shells, "HEARTBEAT_S", 0.5)
-    monkeypatch.setattr(shells, "SILENCE_S", 3.0)
+def _more_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a host for lost sooner than users would, also where it is only slow."""
     monkeypatch.setattr(shells, "START_S", 6.0)
     monkeypatch.setattr(delivery, "DELIVER_S", 3.0)
     monkeypatch.setattr(rootfs_kind, "_END_S", 2.0)
-    monkeypatch.setattr(ssh_kind, "_END_S", 2.0)
     monkeypatch.setattr(ssh_kind, "_SWEEP_S", 3.0)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import results, run_local, run_pytest, write_package
+from conftest import manualbuild, results, run_local, run_pytest, write_package
 
 COMMANDS = "test:\n  commands:\n    - 'true'\n"
 
@@ -35,6 +35,20 @@ def test_a_need_is_met_by_a_host_that_provides_it(tmp_path: Path) -> None:
     matrix.write_text(matrix.read_text() + 'provides = ["gpu"]\n')
 
     assert run_local(tmp_path).status == 0
+    accepted = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert accepted.status == 0, accepted.out
+    path = tmp_path / "manualbuild-report/evidence.json"
+    good = path.read_text()
+    for old, new, says in (
+        ('"needs": [\n      "gpu"', '"needs": [\n      "root"', "tests need root of a host"),
+        ('"needs": [\n      "gpu"\n     ]', '"needs": []', "tests need nothing of a host"),
+        ('"gpu"\n     ]', '"gpu", "internet"\n     ]', "tests need gpu, internet of a host"),
+        ('"provides": [\n       "gpu"\n      ]', '"provides": []', "does not provide 'gpu'"),
+    ):
+        assert old in good, good
+        path.write_text(good.replace(old, new, 1))
+        ran = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+        assert (ran.status, says in ran.out) == (1, True), ran.out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import LOCAL, ROOT, manualbuild, run_pytest, signer, write_package
 from pytest_manualbuild.errors import MatrixError, PolicyError
-from pytest_manualbuild.gate import approvals, signatures, verify
+from pytest_manualbuild.gate import approvals, explain, signatures, verify
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.signatures import Role
 from pytest_manualbuild.gate.verdict import Decision, Verdict
@@ -411,9 +411,10 @@ def test_the_policy_of_the_documentation_is_valid(tmp_path: Path, keys: Path) ->
     (tmp_path / "allowed_signers").write_text("\n".join([lines[0], *with_keys]))
     (tmp_path / "revoked").write_text((keys / "mallory.pub").read_text())
     (tmp_path / "hosts.toml").write_text(LOCAL)
+    (tmp_path / "ledger.jsonl").touch()
 
     policy = policies.load(tmp_path / "policy.toml")
 
-    assert policies.explain(policy)
+    assert explain.explain(policy)
     assert policy.allowed is not None
     assert policy.allowed.may("alice@example.org", Role.REPORT)

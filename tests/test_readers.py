@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import manualbuild, signer
 from pytest_manualbuild import evidence
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.gate import approvals, verify
+from pytest_manualbuild.gate import approvals, explain, verify
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.approvals import Approval, Waiver
 from pytest_manualbuild.reports import junit
@@ -51,7 +51,7 @@ def test_any_policy_is_one_or_an_error(tmp_path: Path, lines: list[str]) -> None
     path = tmp_path / "policy.toml"
     path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
     try:
-        assert policies.explain(policies.load(path))
+        assert explain.explain(policies.load(path))
     except ManualBuildError as error:
         assert "\n" not in error.problem.strip() or "TOML" in error.problem
 

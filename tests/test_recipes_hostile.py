@@ -52,7 +52,7 @@ HOSTILE = {
     ),
     "power": (jinja("{{ 9**(9**9) }}"), "too much"),
     "power in a loop": (
-        jinja("{% for i in range(99999) %}{% if 7**9999999 %}{% endif %}{% endfor %}"),
+        jinja("{% for i in range(99999) %}{% if 7**(9999999+i) %}{% endif %}{% endfor %}"),
         "too much",
     ),
     "wide format": (jinja("{{ '%10000000000d' % 1 }}"), ""),

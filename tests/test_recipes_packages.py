@@ -14,7 +14,7 @@ import yaml
 from conftest import LOCAL, manualbuild, run_pytest
 from pytest_manualbuild import carried, package, plan
 from pytest_manualbuild.errors import ArtifactError
-from pytest_manualbuild.gate import rules
+from pytest_manualbuild.gate import agreement
 
 SINGLE = """
 package:
@@ -152,7 +152,7 @@ def reasons(folder: Path, path: Path) -> list[str]:
     if inside is None:
         return ["nothing carried"]
     where = "the recipe inside the package"
-    return [*rules._differences(reviewed, inside.sections, where), *inside.altered]
+    return [*agreement.differences(reviewed, inside.sections, where), *inside.altered]
 
 
 def nothing(_: dict[str, bytes]) -> None:

@@ -79,6 +79,7 @@ def test_json_is_a_stable_interface(folder: Path) -> None:
         "build_number": 2,
         "noarch": None,
         "skip": False,
+        "type": "conda",
         "variant": {"flavour": "sour", "target_platform": "linux-64"},
         "run": ["zlib"],
         "test": {
@@ -177,3 +178,31 @@ def test_files_that_are_not_there(words: tuple[str, ...], says: str, folder: Pat
 
     assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
     assert says in ran.out
+
+
+def test_a_wheel_is_no_package_to_test(folder: Path) -> None:
+    (folder / "recipe/meta.yaml").write_text(
+        "package:\n  name: odd\n  version: '1'\noutputs:\n"
+        "  - name: odd\n    type: conda\n  - name: odd-wheel\n    type: wheel\n"
+        "test:\n  commands:\n    - 'true'\n"
+    )
+
+    one, wheel = planned(folder, "--subdir", "linux-64")["outputs"]
+
+    assert (one["type"], len(one["checks"])) == ("conda", 2)
+    assert (wheel["type"], wheel["checks"]) == ("wheel", [])
+    ran = manualbuild("plan", "--recipe", "recipe", "--subdir", "linux-64", cwd=folder)
+    assert "odd-wheel  1  build 0  wheel: no conda package, not tested\n" in ran.out
+
+
+def test_checks_of_a_recipe_yaml_keep_to_the_schema(folder: Path) -> None:
+    (folder / "recipe/meta.yaml").unlink()
+    (folder / "recipe/recipe.yaml").write_text(
+        "package: {name: odd, version: '1'}\ntests:\n- python: {imports: [odd]}\n"
+        "- perl: {uses: [Odd]}\n- package_contents: {bin: [odd]}\n- downstream: even\n"
+    )
+
+    (output,) = planned(folder, "--subdir", "linux-64")["outputs"]
+
+    kinds = {check["kind"] for check in output["checks"]}
+    assert kinds == {"install", "import", "pip-check", "use", "contents", "downstream"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,7 +118,8 @@ def test_no_file_of_the_recipe_runs_on_the_controller(tmp_path: Path) -> None:
     bad = "import pathlib\npathlib.Path(__file__).with_name('acted').touch()\n"
     folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", {"conftest.py": bad})
 
-    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", cwd=folder)
+    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", "--evidence", "../report",
+                     cwd=folder)  # fmt: skip
 
     assert not (folder / "acted").exists()
     assert ran.status == 0, ran.out
@@ -130,7 +132,12 @@ def test_no_file_of_the_recipe_runs_on_the_controller(tmp_path: Path) -> None:
         (("--recipe", "recipe", "--matrix", "typo.toml"), "cannot be read"),
         (("--recipe", "recipe", "--matrix", "local.toml", "--on", "x*"), "no host has such a name"),
         (("--recipe", "recipe", "--artifacts", "none"), "no package to test"),
-        (("--recipe", "recipe", "--evidence", "recipe"), "not a report of this tool"),
+        (("--recipe", "recipe", "--evidence", "build_artifacts"), "not a report of this tool"),
+        (("--recipe", "recipe", "--evidence", "recipe"), "lies in the recipe's folder"),
+        (("--recipe", "recipe/meta.yaml", "--evidence", "recipe/a/b"), "in the recipe's folder"),
+        (("--recipe", "recipe", "--junitxml", "recipe/junit.xml"), "lies in the recipe's folder"),
+        (("--recipe", "x/recipe", "--evidence", "x"), "it is the copy in the"),
+        (("--recipe", "recipe", "--channel", " "), "--channel is empty"),
         (("--recipe", "recipe", "recipe"), "collects only the recipe"),
     ],
 )
@@ -138,12 +145,25 @@ def test_a_mistake_is_one_line_and_loses_nothing(
     tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    shutil.copytree(tmp_path / "recipe", tmp_path / "x/recipe")
 
     ran = run_pytest(*words, cwd=tmp_path)
 
     assert (ran.status, "Traceback" in ran.out) == (4, False), ran.out
     assert says in ran.out
     assert (tmp_path / "recipe" / "meta.yaml").is_file()
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = [sys.executable, "-m", "pytest_manualbuild.cli", "verify", "report"]
+    script = f"rmdir {shlex.quote(str(gone))}; exec {shlex.join(program)}"
+
+    ran = command("sh", "-c", script, cwd=gone)
+
+    assert (ran.status, ran.out.count("\n")) == (4, 1), ran.out
+    assert "current folder is not there" in ran.out
 
 
 def test_a_failure_says_how_exactly_this_check_is_repeated(tmp_path: Path) -> None:
@@ -476,7 +496,8 @@ def test_files_of_a_recipe_cannot_steer_this_process(tmp_path: Path) -> None:
     libraries = dict.fromkeys(("docker.py", "jinja2.py", "msgspec.py", "rich.py"), acts)
     folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n", libraries)
 
-    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", cwd=folder)
+    ran = run_pytest("--recipe", ".", "--matrix", "../local.toml", "--evidence", "../report",
+                     cwd=folder)  # fmt: skip
     assert ran.status == 0, ran.out
     (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\naddopts = -k install\n")
     ran = run_pytest("--recipe", "recipe", "--matrix", "local.toml", cwd=tmp_path)

@@ -179,7 +179,7 @@ def test_a_key_with_a_passphrase_does_not_hang(tmp_path: Path) -> None:
     key_pair(tmp_path / "locked", passphrase="secret words")
     (tmp_path / "file").write_text("x")
     code = (
-        "import sys; from pathlib import Path; from pytest_manualbuild import signatures as s\n"
+        "from pathlib import Path; from pytest_manualbuild.gate import signatures as s\n"
         "s.sign(Path('file'), Path('locked'), s.Role.REPORT)"
     )
     done = subprocess.run(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pytest_manualbuild import strictjson
 from pytest_manualbuild.audit import carried, paths
 from pytest_manualbuild.audit.binary import declared, version
 from pytest_manualbuild.model import Finding, Severity
@@ -55,11 +55,11 @@ def texts(value: object) -> tuple[str, ...]:
 def index(info: Mapping[str, bytes]) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """Return the package's index, empty if there is none to read, and what is wrong with it."""
     try:
-        loaded = json.loads(info[_INDEX])
+        loaded = strictjson.loads(info[_INDEX])
     except KeyError:
         return {}, (_error("index-missing", _INDEX, "It has no info/index.json."),)
     except (ValueError, RecursionError):
-        return {}, (_error("index-invalid", _INDEX, "It is not JSON."),)
+        return {}, (_error("index-invalid", _INDEX, "It is not JSON, or has a key twice."),)
     if not isinstance(loaded, dict):
         return {}, (_error("index-invalid", _INDEX, "It is not an object."),)
     return loaded, tuple(_index(loaded))

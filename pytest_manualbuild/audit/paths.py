@@ -5,11 +5,11 @@ Installers believe these lists: what they leave out is not installed, not verifi
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pytest_manualbuild import strictjson
 from pytest_manualbuild.model import Finding, Severity
 from pytest_manualbuild.package.archive import Scan
 from pytest_manualbuild.package.members import Kind, Member
@@ -31,7 +31,7 @@ def judge(scan: Scan, placeholders: set[str]) -> Iterator[Finding]:
     """Yield where the lists and the members differ; ``placeholders`` hold a prefix to replace."""
     members = {m.name: m for m in scan.members if not m.name.startswith("info/")}
     try:
-        rows = json.loads(scan.info.get(_PATHS, b"null"))["paths"]
+        rows = strictjson.loads(scan.info.get(_PATHS, b"null"))["paths"]
         listed = {row["_path"]: row for row in rows}
         known = all(isinstance(name, str) for name in listed)
     except (ValueError, RecursionError, LookupError, TypeError):

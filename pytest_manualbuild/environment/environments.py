@@ -47,6 +47,9 @@ class Environments:
         self._locks: dict[str, threading.Lock] = {}
         self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
+        # Bytes that this run has already looked at, and that nobody writes to during a run.
+        self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
+        self._shared: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +138,10 @@ class Environments:
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         with self._one_at_a_time(artifact.sha256):
-            return files.private_channel(self._cache, artifact)
+            if artifact.sha256 not in self._private:
+                found = files.private_channel(self._cache, artifact)
+                self._private[artifact.sha256] = found
+        return self._private[artifact.sha256]
 
     def _solve(
         self,
@@ -244,6 +250,8 @@ class Environments:
             text = json.dumps([names, prefix, solution["version"]])
             key = hashlib.sha256(text.encode()).hexdigest()[:32]
             target = self._cache / "environments" / key
+            if target in self._shared:
+                return target
             target.parent.mkdir(parents=True, exist_ok=True)
             with locked(target.with_suffix(".lock")):
                 if target.is_dir() and files.first_difference(target, paths):
@@ -257,6 +265,8 @@ class Environments:
                 f"{artifact.path}: it changed while it was linked.",
                 remedy="Leave the packages alone during a run, and run again.",
             )
+        if not placement.in_place:
+            self._shared.add(target)
         return target
 
     @contextlib.contextmanager

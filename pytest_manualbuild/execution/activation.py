@@ -8,7 +8,13 @@ import shlex
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution import aftermath, preamble
 from pytest_manualbuild.execution.marks import Marks, Said
-from pytest_manualbuild.model import Artifact, InstalledPackage, LinkedEnvironment, PlannedPackage
+from pytest_manualbuild.model import (
+    Artifact,
+    InstalledPackage,
+    LinkedEnvironment,
+    PlannedPackage,
+    builder_subdir,
+)
 
 # What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.
 _POST_LINK = """\
@@ -72,7 +78,7 @@ def _post_link(installed: InstalledPackage, marks: Marks) -> str:
 
 def variables(artifact: Artifact, environment: LinkedEnvironment, work: str) -> str:
     """Return the exports that conda-build documents for the time of the test (environ.py)."""
-    subdir = "linux-64" if artifact.subdir == "noarch" else artifact.subdir
+    subdir = builder_subdir(artifact.subdir)
     system, _, arch = subdir.partition("-")
     values = {name: value for name, value in artifact.variant.items() if _NAME.fullmatch(name)}
     values |= {

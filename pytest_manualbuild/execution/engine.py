@@ -26,11 +26,12 @@ from pytest_manualbuild.errors import (
     during,
 )
 from pytest_manualbuild.execution import testfiles
-from pytest_manualbuild.execution.ready import INTERNET, Preparation, Section, cause_of, result
+from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
 from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
+from pytest_manualbuild.hosts.facts import INTERNET
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import (
     Cause,
@@ -45,6 +46,8 @@ from pytest_manualbuild.model import (
 )
 
 MOST_JOBS = 16
+_SOON_S, _NOW_AND_THEN_S = 0.1, 0.5
+"""When a wait first tells what is going on, and how often from then on."""
 _DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}
 """What an error says of the phase in which it came up."""
 Key = tuple[str, str, str]
@@ -123,12 +126,14 @@ class Engine:
     def result(self, key: Key, waiting: Callable[[str], None] | None = None) -> CheckResult:
         """Wait for a result; ``waiting`` is told now and then what its host is doing."""
         future = self._futures[key]
+        patience_s = _SOON_S
         while True:
             try:
-                return future.result(timeout=0.5)
+                return future.result(timeout=patience_s)
             except TimeoutError:
                 if waiting is not None:
                     waiting(self.status())
+                patience_s = _NOW_AND_THEN_S
 
     def status(self) -> str:
         """Return in one line what the hosts are doing that are not done."""
@@ -266,6 +271,11 @@ class Engine:
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
         if INTERNET in planned.needs:
             desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
+        if asked := [name for one in planned.sections for name in one.secrets]:
+            desk.warnings.append(
+                f"{planned.label}: its tests ran without the secrets that they ask for:"
+                f" {', '.join(asked)}"
+            )
         files = testfiles.needed(section.recipe, planned)
         try:
             with during(_DOING["run"]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from pytest_manualbuild.model import Artifact, LinkedEnvironment, TestSection
+from pytest_manualbuild.model import Artifact, LinkedEnvironment, TestSection, builder_subdir
 
 # Under errexit, and before `install` ends: what fails here is a failing environment.
 _ACTIVATE_TOO = """\
@@ -27,7 +27,7 @@ def before(section: TestSection, artifact: Artifact) -> str:
     """Return what comes before the environment is activated."""
     if not section.schema:
         return _exports(section.env)
-    subdir = "linux-64" if artifact.subdir == "noarch" else artifact.subdir
+    subdir = builder_subdir(artifact.subdir)
     values = {
         "CONDA_BUILD_CROSS_COMPILATION": "0",
         "PKG_BUILD_NUMBER": str(artifact.build_number),

@@ -31,7 +31,7 @@ from pytest_manualbuild.errors import (
 )
 from pytest_manualbuild.execution import contents, downstream
 from pytest_manualbuild.hosts.base import Placement, Progress, Provider
-from pytest_manualbuild.hosts.facts import virtual_packages
+from pytest_manualbuild.hosts.facts import lacking, virtual_packages
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.model import (
@@ -45,8 +45,6 @@ from pytest_manualbuild.model import (
     PlannedPackage,
 )
 
-INTERNET = "internet"
-"""The need that is met by starting the host with a network."""
 MOST_AT_ONCE = 4
 """Environments of one host that are solved and linked at a time."""
 Give = Callable[[CheckResult], None]
@@ -122,8 +120,11 @@ class Preparation:
     def _expand(self, section: Section) -> list[Section]:
         """Return what is to be run for a section: nothing, itself, or those of a downstream."""
         (described,) = section.planned.sections
-        if lacking := _lacking(self.host, self.facts, section.planned.needs):
-            self._all(section, Outcome.SKIPPED, Cause.NOT_APPLICABLE, lacking)
+        if need := lacking(self.host, self.facts, section.planned.needs):
+            message = (
+                f"The recipe needs {need!r}, which the matrix does not say this host provides."
+            )
+            self._all(section, Outcome.SKIPPED, Cause.NOT_APPLICABLE, message)
         elif described.contents:
             self._look_into(section)
         elif described.unrunnable:
@@ -263,15 +264,6 @@ class Preparation:
     def _all(self, section: Section, outcome: Outcome, cause: Cause, message: str) -> None:
         for check in section.planned.checks:
             section.give(result(self.host, section.planned, check, outcome, cause, message))
-
-
-def _lacking(host: Host, facts: Facts, needs: Sequence[str]) -> str:
-    """Say which need of a recipe the host does not meet; what nobody knows, nobody meets."""
-    for need in needs:
-        met = need in host.provides or need == INTERNET  # which is given to those who need it
-        if not met and not (need == "root" and facts.user == "root"):
-            return f"The recipe needs {need!r}, which the matrix does not say this host provides."
-    return ""
 
 
 def result(

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pytest_manualbuild import body, evidence
+from pytest_manualbuild import body, evidence, strictjson
 from pytest_manualbuild.body import REPORT
 from pytest_manualbuild.errors import EvidenceError, PolicyError, SignatureError
 from pytest_manualbuild.gate import policy as policies
@@ -178,7 +178,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _parse(data: bytes, kind: type[S]) -> S:
-    value = evidence.strict_json(data)
+    value = strictjson.loads(data)
     if not isinstance(value, dict) or value.pop("kind", None) != _KINDS[kind]:
         raise ValueError(f"it is not of the kind {_KINDS[kind]}")
     unknown = value.keys() - {field.name for field in fields(kind)}  # type: ignore[arg-type]
@@ -266,9 +266,9 @@ def _put(path: Path, target: Path) -> None:
     """Copy a file to its place, whole or not at all."""
     try:
         target.parent.mkdir(exist_ok=True)
-        fresh = target.with_name(f".{target.name}.new")
-        shutil.copyfile(path, fresh)
-        fresh.replace(target)
+        if target.parent.is_symlink():
+            raise EvidenceError(f"{target.parent}: it is a link.", remedy="Remove it.")
+        evidence.replace_file(target, path.read_bytes())
     except OSError as error:
         raise EvidenceError(
             f"{target}: cannot be written: {error.strerror}.", remedy="Check the folder."

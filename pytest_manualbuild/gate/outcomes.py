@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import date, datetime
 
-from pytest_manualbuild import checks
+from pytest_manualbuild import checks, deviations
+from pytest_manualbuild.deviations import Kind
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate import people as persons
+from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
-from pytest_manualbuild.gate.verdict import Reason, reject, unsure
+from pytest_manualbuild.gate.verdict import Reason, note, reject, unsure
+from pytest_manualbuild.hosts.facts import lacking
 from pytest_manualbuild.model import (
     Cause,
     CheckResult,
+    Facts,
     Host,
     HostRecord,
     Outcome,
@@ -25,6 +31,39 @@ REACHED = ("tested", "lost")
 """States of a host on which something can have passed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Excused:
+    """What the policy accepts as conda-build does."""
+
+    results: frozenset[tuple[str, str, str]] = frozenset()
+    """(host, package key, check) of what never ran behind an ``exit 0``."""
+    untested: frozenset[str] = frozenset()
+    """Keys of the packages that nothing but their installation needs to be proven of."""
+    notes: tuple[Reason, ...] = field(default=())
+
+
+def excused(evidence: Evidence, policy: Policy, today: date) -> Excused:
+    """Return what of a run the policy accepts; nothing that failed or was not found out."""
+    results: set[tuple[str, str, str]] = set()
+    untested, notes = set(), []
+    for one in deviations.found(evidence.plan, evidence.results):
+        package = evidence.plan.package(one.package).artifact.name
+        row = policies.accepted(policy, package, one, today)
+        if row is None:
+            continue
+        results |= {(one.host, one.package, check) for check in one.checks}
+        if one.kind is Kind.NOTHING_RAN:
+            untested.add(one.package)
+        which = f" ({'; '.join(one.checks)})" if one.checks else ""
+        notes.append(
+            note(
+                f"accepted by policy ({one.kind}): {one.package} on {one.host}{which}:"
+                f" {one.sentence} {row.reason}"
+            )
+        )
+    return Excused(results=frozenset(results), untested=frozenset(untested), notes=tuple(notes))
+
+
 def outcomes(stored: Stored, people: People, policy: Policy, now: datetime) -> Iterator[Reason]:
     """Yield each result that keeps packages from going out, and what was waived."""
     evidence = stored.evidence
@@ -32,6 +71,7 @@ def outcomes(stored: Stored, people: People, policy: Policy, now: datetime) -> I
     hosts = {host.name: host for host in plan.matrix.hosts}
     packages = {planned.artifact.key for planned in plan.packages}
     waived, reasons = persons.waived(people, policy, plan, now)
+    accepted = excused(evidence, policy, now.date())
     lost: set[tuple[str, str]] = set()
     for result in evidence.results:
         host = hosts.get(result.host)
@@ -39,6 +79,8 @@ def outcomes(stored: Stored, people: People, policy: Policy, now: datetime) -> I
             continue  # nobody planned it, which is a reason of its own
         if result.outcome is Outcome.PASSED:
             yield from _passed(evidence, result)
+        elif (result.host, result.package, result.check) in accepted.results:
+            continue  # told in the notes of what is accepted
         elif waived.of(plan, result) is None:
             # One host that broke is one reason, not one for each of its checks.
             same = (result.host, result.message)
@@ -48,8 +90,10 @@ def outcomes(stored: Stored, people: People, policy: Policy, now: datetime) -> I
                 lost.add(same)
     yield from reasons
     yield from waived.notes()
+    yield from accepted.notes
+    yield from _tested(plan, accepted)
     if people.waivers:
-        yield from _proven(evidence, hosts)
+        yield from _proven(evidence, hosts, accepted)
 
 
 def _passed(evidence: Evidence, result: CheckResult) -> Iterator[Reason]:
@@ -64,7 +108,9 @@ def _passed(evidence: Evidence, result: CheckResult) -> Iterator[Reason]:
 
 def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]:
     where = f"{result.package}: {result.check} on {result.host}"
-    again = f"pytest --recipe {plan.recipe} --matrix {plan.matrix.name} --on {host.name}"
+    # Whoever copies this line must run nothing that a stranger wrote into a report.
+    words = ("pytest", "--recipe", plan.recipe, "--matrix", plan.matrix.name, "--on", host.name)
+    again = shlex.join(words)
     if result.outcome is Outcome.FAILED:
         yield reject(f"{where} failed ({result.cause}). {result.message}".rstrip(), help=again)
     elif not host.required or host.standin:
@@ -79,10 +125,23 @@ def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]
         )
 
 
-def _proven(evidence: Evidence, hosts: dict[str, Host]) -> Iterator[Reason]:
+def _tested(plan: Plan, accepted: Excused) -> Iterator[Reason]:
+    """There is something to pass, or the policy can do without."""
+    for planned in plan.packages:
+        key = planned.artifact.key
+        if not checks.proving(planned.sections) and key not in accepted.untested:
+            yield unsure(
+                f"{key}: its recipe tests nothing: only `install` is proven.",
+                help="Write tests into the recipe, and build it again.",
+            )
+
+
+def _proven(evidence: Evidence, hosts: dict[str, Host], accepted: Excused) -> Iterator[Reason]:
     """Waivers may not leave a package without anything that passed."""
     for planned in evidence.plan.packages:
         tests = checks.proving(planned.sections)
+        if planned.artifact.key in accepted.untested:
+            tests = frozenset(check.name for check in planned.checks)
         if not any(
             result.outcome is Outcome.PASSED
             and (result.package, result.check in tests) == (planned.artifact.key, True)
@@ -97,8 +156,8 @@ def _proven(evidence: Evidence, hosts: dict[str, Host]) -> Iterator[Reason]:
 def hosts(evidence: Evidence) -> Iterator[Reason]:
     """Yield where something passed on a host that was not reached, or with other bytes."""
     records = {record.name: record for record in evidence.hosts}
-    names = [host.name for host in evidence.plan.matrix.hosts]
-    if sorted(records) != sorted(names) or len(records) != len(evidence.hosts):
+    wanted = {host.name: host for host in evidence.plan.matrix.hosts}
+    if sorted(records) != sorted(wanted) or len(records) != len(evidence.hosts):
         yield reject("The evidence does not describe each host of the matrix once.")
     for planned in evidence.plan.packages:
         passed = [
@@ -108,6 +167,8 @@ def hosts(evidence: Evidence) -> Iterator[Reason]:
         ]
         for name in dict.fromkeys(passed):
             record = records.get(name)
+            if name not in wanted:
+                continue  # a result that nobody planned, which is a reason of its own
             if record is None or record.state not in REACHED:
                 state = record.state if record else "unknown"
                 yield reject(f"{planned.artifact.key}: it passed on {name}, which is {state}.")
@@ -115,6 +176,10 @@ def hosts(evidence: Evidence) -> Iterator[Reason]:
                 yield reject(
                     f"{planned.artifact.key}: on {name}, other bytes were installed than those"
                     " of the plan."
+                )
+            elif need := lacking(wanted[name], record.facts or Facts(), planned.needs):
+                yield reject(
+                    f"{planned.artifact.key}: it passed on {name}, which does not provide {need!r}."
                 )
 
 

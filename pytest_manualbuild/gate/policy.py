@@ -20,8 +20,11 @@ import msgspec
 
 from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
+from pytest_manualbuild.deviations import Deviation, Kind
 from pytest_manualbuild.errors import PolicyError
+from pytest_manualbuild.gate import ledger as ledgers
 from pytest_manualbuild.gate import signatures
+from pytest_manualbuild.gate.ledger import Ledger
 from pytest_manualbuild.gate.signatures import AllowedSigners, Role
 from pytest_manualbuild.model import Finding, Matrix, Severity
 
@@ -55,6 +58,16 @@ class Accepted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcceptedDeviation:
+    """What conda-build passes and we do not, and that does not hinder one package."""
+
+    kind: Kind
+    package: str
+    reason: str
+    until: date | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gate:
     """What a report must be."""
 
@@ -64,9 +77,12 @@ class Gate:
     rebuilds: int = 0
     """How many of the people who approve must have built it themselves and compared."""
     max_age_days: int | None = None
+    ledger: str | None = None
+    """The file of runs that were used, relative to the policy's; a run counts once."""
     severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
+    accepted_deviations: tuple[AcceptedDeviation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +106,28 @@ class Enabled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who may sign, with Sigstore, that packages were published."""
+
+    identity: str
+    """An e-mail address, or the URL of a workflow."""
+    issuer: str
+    """The URL of the one who vouches for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """What the gate demands."""
 
     target: Target = Target()
     gate: Gate = Gate()
     signers: Signers = Signers()
+    sigstore: Identity | None = None
     enabled: tuple[Enabled, ...] = ()
     matrix: Matrix | None = None
     """The matrix that ``gate.matrix`` names."""
+    ledger: Ledger | None = None
+    """What ``gate.ledger`` holds."""
     allowed: AllowedSigners | None = None
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
 
@@ -115,10 +144,12 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "target": tuple(Target.__dataclass_fields__),
     "gate": tuple(Gate.__dataclass_fields__),
     "signers": tuple(Signers.__dataclass_fields__),
+    "sigstore": tuple(Identity.__dataclass_fields__),
     "enabled": tuple(Enabled.__dataclass_fields__),
     "gate.accepted": tuple(Accepted.__dataclass_fields__),
+    "gate.accepted_deviations": tuple(AcceptedDeviation.__dataclass_fields__),
 }
-_LISTS = ("enabled", "gate.accepted")
+_LISTS = ("enabled", "gate.accepted", "gate.accepted_deviations")
 
 
 def load(path: Path | None) -> Policy:
@@ -131,7 +162,7 @@ def load(path: Path | None) -> Policy:
         raise PolicyError(
             f"{path}: the policy cannot be read: {error.strerror}.", remedy="Check --policy."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: not valid TOML: {error}.", remedy="Correct it.") from error
     for name, table in tables.items():
         if "." in name or name not in _TABLES:
@@ -142,7 +173,12 @@ def load(path: Path | None) -> Policy:
         policy = msgspec.convert(tables, type=Policy)
     except (msgspec.ValidationError, RecursionError) as error:
         raise PolicyError(f"{path}: {error}.", remedy="Correct that value.") from error
-    policy = replace(policy, matrix=_matrix(path, policy), allowed=_allowed(path, policy))
+    policy = replace(
+        policy,
+        matrix=_matrix(path, policy),
+        allowed=_allowed(path, policy),
+        ledger=ledgers.load(path.parent / policy.gate.ledger) if policy.gate.ledger else None,
+    )
     for problem in _problems(policy):
         raise PolicyError(f"{path}: {problem}.", remedy="Correct that value.")
     return policy
@@ -200,6 +236,9 @@ def _problems(policy: Policy) -> Iterator[str]:
     ):
         yield "gate: numbers must not be negative"
     yield from _problems_of_findings(gate)
+    for one in gate.accepted_deviations:
+        if not one.reason.strip():
+            yield f"gate.accepted_deviations: {one.kind} wants a reason"
     yield from _problems_of_people(policy)
     for row in policy.enabled:
         if not row.package.strip():
@@ -222,6 +261,9 @@ def _problems_of_findings(gate: Gate) -> Iterator[str]:
 
 
 def _problems_of_people(policy: Policy) -> Iterator[str]:
+    who = policy.sigstore
+    if who is not None and (not who.identity.strip() or not who.issuer.startswith("https://")):
+        yield "sigstore: it wants an identity, and the URL of its issuer"
     gate, allowed = policy.gate, policy.allowed
     builders = {builder for row in policy.enabled for builder in row.builders}
     if allowed is None:
@@ -256,6 +298,18 @@ def weigh(policy: Policy, package: str, finding: Finding, today: date) -> Findin
     return replace(finding, severity=severity)
 
 
+def accepted(
+    policy: Policy, package: str, deviation: Deviation, today: date
+) -> AcceptedDeviation | None:
+    """Return the table by which a deviation does not hinder a package of that name, if any."""
+    for one in policy.gate.accepted_deviations:
+        if (one.package, one.kind) == (package, deviation.kind) and (
+            one.until is None or one.until >= today
+        ):
+            return one
+    return None
+
+
 def digest(policy: Policy, packages: Collection[str]) -> str:
     """Return the sha256 of what the policy demands of packages with these names.
 
@@ -267,70 +321,3 @@ def digest(policy: Policy, packages: Collection[str]) -> str:
     )
     text = json.dumps([value, policy.matrix.sha256 if policy.matrix else None], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def explain(policy: Policy) -> list[str]:
-    """Return what the policy demands, in sentences."""
-    return [*_explain_target(policy.target, policy.label()), *_explain_gate(policy),
-            *_explain_people(policy), *_explain_enabled(policy)]  # fmt: skip
-
-
-def _explain_target(target: Target, label: str) -> Iterator[str]:
-    where = {"anaconda": "anaconda.org", "directory": "a channel folder", None: "any target"}
-    owner = f", owner {target.owner}" if target.owner else ""
-    only = "only" if target.label else "by default"
-    yield f"Packages go to {where[target.kind]}{owner}, label {label} ({only})."
-    if target.staging is False:
-        yield "They get that label directly."
-    else:
-        staging = target.staging if isinstance(target.staging, str) else f"{label}-staging"
-        yield f"Before that, they are read back under the label {staging}."
-
-
-def _explain_gate(policy: Policy) -> Iterator[str]:
-    gate = policy.gate
-    if policy.matrix is None:
-        yield "Any matrix will do that requires a host for each package."
-    else:
-        required = [h.name for h in policy.matrix.hosts if h.required and not h.standin]
-        yield f"The matrix is {policy.matrix.name}; it requires {', '.join(required) or 'no host'}."
-    if gate.max_age_days is not None:
-        yield f"A report counts for {gate.max_age_days} days."
-    for code, severity in sorted(gate.severities.items()):
-        yield f"The finding {code} counts as {severity}."
-    for one in gate.accepted:
-        until = f" until {one.until}" if one.until else ""
-        where = one.path or "as a whole"
-        yield f"In {one.package}, {one.code} is accepted for {where}{until}: {one.reason}"
-
-
-def _explain_people(policy: Policy) -> Iterator[str]:
-    if policy.allowed is None:
-        yield "Nobody needs to sign: whoever can write the report can write a lie."
-        return
-    yield "The report is signed by the one who built the packages and ran the tests."
-    yield f"Approvals of other people that are needed: {policy.gate.approvals}."
-    if policy.gate.rebuilds:
-        yield f"So many of them must have built it themselves: {policy.gate.rebuilds}."
-    for role, what in (
-        (Role.REPORT, "sign reports"),
-        (Role.APPROVE, "approve"),
-        (Role.WAIVER, "waive checks"),
-    ):
-        names = dict.fromkeys(one.principal for one in policy.allowed.signers)
-        who = [name for name in names if policy.allowed.may(name, role)]
-        yield f"These may {what}: {', '.join(who) or 'nobody'}."
-    if policy.allowed.revoked:
-        yield "Revoked keys are refused."
-
-
-def _explain_enabled(policy: Policy) -> Iterator[str]:
-    if not policy.enabled:
-        yield "Any package may be built by hand."
-    for row in policy.enabled:
-        words = [f"{row.package} may be built by hand"]
-        words += [f"by {', '.join(row.builders)}"] * bool(row.builders)
-        words += [f"until {row.until}"] * (row.until is not None)
-        words += [f"for {row.pr}"] * (row.pr is not None)
-        words += [f"as {row.by} decided"] * bool(row.by)
-        yield " ".join(words) + "."

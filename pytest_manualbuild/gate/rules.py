@@ -7,19 +7,20 @@ it goes on after the first reason, so that one reading tells all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
-from pytest_manualbuild.checks import checks, proving
+from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate import outcomes
 from pytest_manualbuild.gate import people as persons
 from pytest_manualbuild.gate import policy as policies
+from pytest_manualbuild.gate.agreement import differences
 from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Decision, Reason, Verdict, note
@@ -28,12 +29,11 @@ from pytest_manualbuild.gate.verdict import unsure as _unsure
 from pytest_manualbuild.model import (
     Artifact,
     Cause,
-    Check,
     Finding,
+    Output,
     Severity,
     TestSection,
 )
-from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.rattler_tests import shipped
 from pytest_manualbuild.reports.junit import Case as JunitCase
 
@@ -56,8 +56,8 @@ class Found:
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
-    reviewed: tuple[TestSection, ...] | None = None
-    """The tests of the recipe that is kept with the evidence."""
+    reviewed: Output | None = None
+    """The package as the recipe that is kept with the evidence describes it."""
     findings: tuple[Finding, ...] = ()
     """What the audit finds in the file now."""
 
@@ -163,6 +163,9 @@ def _identity(run: Run) -> Iterator[Reason]:
             yield _reject("The matrix kept with the evidence is not the one that was run.")
     if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
+    went = {cell.host for cell in evidence.plan.cells}
+    for name in sorted({result.host for result in evidence.results} - went):
+        yield _reject(f"There are results of {name}, and the run's plan did not go there.")
     for name in sorted(evidence.logs.keys() | run.logs.keys()):
         if evidence.logs.get(name) != run.logs.get(name):
             yield _reject(f"The log {name} is not the one that the run wrote.")
@@ -205,8 +208,16 @@ def _tests(case: Case) -> Iterator[Reason]:
             yield _reject(f"{found.key}: the planned checks are not those of its test sections.")
         if found.reviewed is None:
             yield _reject(f"{found.key}: the recipe kept with the evidence does not describe it.")
-        elif found.reviewed != planned.sections:
+        elif found.reviewed.sections != planned.sections:
             yield _reject(f"{found.key}: the recipe kept with the evidence has other tests.")
+        elif found.reviewed.needs != planned.needs:
+            planned_needs, needs = (
+                ", ".join(names) or "nothing" for names in (planned.needs, found.reviewed.needs)
+            )
+            yield _reject(
+                f"{found.key}: the plan says that its tests need {planned_needs} of a host, the"
+                f" recipe kept with the evidence {needs}."
+            )
         if found.carried is None and found.altered:
             yield from (_reject(f"{found.key}: {problem}") for problem in found.altered)
         elif found.carried is None:
@@ -215,11 +226,9 @@ def _tests(case: Case) -> Iterator[Reason]:
                 " build it with its recipe inside."
             )
         else:
-            inside = _differences(planned.sections, found.carried, "the recipe inside the package")
+            inside = differences(planned.sections, found.carried, "the recipe inside the package")
             for difference in (*inside, *found.altered):
                 yield _reject(f"{found.key}: {difference}")
-        if not proving(planned.sections):
-            yield _unsure(f"{found.key}: its recipe tests nothing: only `install` is proven.")
 
 
 def _shipped(case: Case) -> Iterator[Reason]:
@@ -228,7 +237,7 @@ def _shipped(case: Case) -> Iterator[Reason]:
         sections = case.stored.evidence.plan.package(found.key).sections
         if found.artifact is None or not sections[0].schema:
             continue
-        for difference in _differences(
+        for difference in differences(
             shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
         ):
             yield _reject(f"{found.key}: {difference}")
@@ -237,42 +246,6 @@ def _shipped(case: Case) -> Iterator[Reason]:
                 path = f"{section.cwd}/{file.path}"
                 if found.files.get(path) != file.sha256:
                     yield _reject(f"{found.key}: its test file {path} is not the reviewed one.")
-
-
-def _differences(
-    reviewed: Sequence[TestSection], carried: Sequence[TestSection], where: str
-) -> Iterator[str]:
-    ours, theirs = checks(reviewed), checks(carried)
-    named = [f"{where} lacks the check {check.name!r}." for check in _only(ours, theirs)]
-    named += [f"{where} has another check {check.name!r}." for check in _only(theirs, ours)]
-    if not named:
-        for one, other in zip(reviewed, carried, strict=False):
-            section = f" in {one.label}" if one.label else ""
-            named += [
-                f"{where} has other test {field.name}{section}."
-                for field in fields(TestSection)
-                if not _agree(field.name, getattr(one, field.name), getattr(other, field.name))
-            ]
-    if not named and len(reviewed) != len(carried):
-        named = [f"{where} has other tests."]
-    yield from named
-
-
-def _agree(name: str, one: object, other: object) -> bool:
-    if name == "requires" and isinstance(one, tuple) and isinstance(other, tuple):
-        return specs.agree(one, other)
-    return one == other
-
-
-def _only(these: Sequence[Check], those: Sequence[Check]) -> list[Check]:
-    left = Counter((check.name, check.text) for check in those)
-    only = []
-    for check in these:
-        if left[check.name, check.text]:
-            left[check.name, check.text] -= 1
-        else:
-            only.append(check)
-    return only
 
 
 def _results(case: Case) -> Iterator[Reason]:
@@ -347,6 +320,14 @@ def _times(case: Case, evidence: Evidence) -> Iterator[Reason]:
         yield _reject("The times of the run are not valid.")
 
 
+def _unused(case: Case) -> Iterator[Reason]:
+    """No run was used with another report."""
+    if case.policy.ledger is not None:
+        runs = [run.stored.evidence.run_id for run in case.runs]
+        for fault in case.policy.ledger.faults(runs, case.people.evidence_sha256):
+            yield _reject(f"The policy's ledger: {fault}.")
+
+
 def _policy(case: Case) -> Iterator[Reason]:
     """The matrix is the policy's, and the packages are enabled."""
     policy, plan = case.policy, case.stored.evidence.plan
@@ -393,6 +374,7 @@ _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_results, _RUN),
     (_each(_junit), _RUN),
     (_age, _RUN),
+    (_unused, _RUN),
     (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
     (_people, persons.SIGN),
     (_audit, "Build it again."),

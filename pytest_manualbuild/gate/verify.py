@@ -18,7 +18,8 @@ from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Verdict
 from pytest_manualbuild.model import Artifact, PlannedPackage
-from pytest_manualbuild.recipe import folder_sha256, rattler_tests
+from pytest_manualbuild.recipe import rattler_tests
+from pytest_manualbuild.recipe.folder import folder_sha256
 from pytest_manualbuild.reports import junit
 
 
@@ -28,6 +29,7 @@ class Verification:
 
     verdict: Verdict
     evidence: Evidence
+    run_ids: tuple[str, ...]
     files: dict[str, Artifact]
     """The packages as they were read just now, by their key."""
 
@@ -73,7 +75,12 @@ def verify(
         )
     )
     files = {one.key: one.artifact for one in found if one.artifact is not None}
-    return Verification(verdict=verdict, evidence=evidence.whole.evidence, files=files)
+    return Verification(
+        verdict=verdict,
+        evidence=evidence.whole.evidence,
+        run_ids=tuple(stored.evidence.run_id for stored in evidence.runs.values()),
+        files=files,
+    )
 
 
 def _run(folder: Path, stored: Stored) -> rules.Run:
@@ -94,11 +101,19 @@ def _run(folder: Path, stored: Stored) -> rules.Run:
         matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
         recipe_sha256=recipe_sha256,
         logs={
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(folder).as_posix(): _sha256(path)
             for path in sorted((folder / "logs").rglob("*"))
             if path.is_file()
         },
     )
+
+
+def _sha256(path: Path) -> str:
+    """Return the hash of a log, empty for one that is larger than any that a run writes."""
+    if path.stat().st_size > MOST_BYTES:
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
@@ -169,7 +184,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rul
             files = package.paths(path)
             shipped = rattler_tests.packaged(tests, artifact.name)
     with contextlib.suppress(ManualBuildError):
-        reviewed = plan.sections_of(folder / "recipe", artifact)
+        reviewed = plan.output_of(folder / "recipe", artifact)
     return rules.Found(
         key=key,
         artifact=artifact,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 
 from pytest_manualbuild.errors import HostError, HostUnavailable
@@ -18,6 +18,14 @@ _KINDS: Mapping[str, str] = {
     "vagrant": "vagrant",
     "ssh": "ssh",
 }
+
+
+def load(kinds: Collection[str]) -> None:
+    """Import what hosts of these kinds are reached with, so that it is there when they start."""
+    for kind in _KINDS.keys() & set(kinds):
+        module = import_module(f"{__name__}.{_KINDS[kind]}")
+        for library in getattr(module, "LIBRARIES", ()):
+            import_module(library)
 
 
 def provider(kind: str) -> Provider:

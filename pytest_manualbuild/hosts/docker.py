@@ -32,6 +32,8 @@ from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progr
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host, LinkedEnvironment
 
+LIBRARIES = ("docker",)
+"""What takes long to import, and is not needed by who has no such hosts."""
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
 _HEADER = struct.Struct(">BxxxL")

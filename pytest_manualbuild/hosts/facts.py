@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts.base import Connection
-from pytest_manualbuild.model import Facts
+from pytest_manualbuild.model import Facts, Host
 
 # Runs in the plainest of shells. Each line is KEY VALUE; what a host lacks is left out.
 PROBE = """\
@@ -23,6 +24,8 @@ ldd --version 2>&1 | sed -n '1s/.* \\([0-9][0-9.]*\\)$/ldd \\1/p'
 [ -x /bin/bash ] || command -v bash >/dev/null 2>&1 && echo "bash yes"
 exit 0
 """
+INTERNET = "internet"
+"""The need that is met by starting the host with a network."""
 _RELEASE = re.compile(r"os-release ([A-Z_]+)=(.*)")
 
 
@@ -86,3 +89,12 @@ def virtual_packages(facts: Facts, subdir: str) -> tuple[tuple[str, str], ...]:
     if facts.arch:
         found.append(("__archspec", "1"))
     return tuple(found)
+
+
+def lacking(host: Host, facts: Facts, needs: Sequence[str]) -> str:
+    """Return the need of a recipe that a host does not meet, if any; unknown ones nobody meets."""
+    for need in needs:
+        met = need in host.provides or need == INTERNET  # which is given to those who need it
+        if not met and not (need == "root" and facts.user == "root"):
+            return need
+    return ""

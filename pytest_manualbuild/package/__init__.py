@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_manualbuild import strictjson
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
 from pytest_manualbuild.package import archive
@@ -30,7 +30,7 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
     """
     places = [artifacts] if artifacts is not None else _beside(recipe_folder)
     for place in places:
-        if found := _in(place):
+        if found := inside(place):
             return found
     looked = ", ".join(str(place) for place in places)
     raise ArtifactError(
@@ -41,7 +41,7 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
 
 def are_beside(recipe_folder: Path) -> bool:
     """Whether packages lie where they are looked for without being told."""
-    return any(_in(place) for place in _beside(recipe_folder))
+    return any(inside(place) for place in _beside(recipe_folder))
 
 
 def _beside(recipe_folder: Path) -> list[Path]:
@@ -50,7 +50,8 @@ def _beside(recipe_folder: Path) -> list[Path]:
     return [parent / name for parent in parents for name in names]
 
 
-def _in(place: Path) -> list[Path]:
+def inside(place: Path) -> list[Path]:
+    """Return the package files, sorted, of the subdirs of a folder; or of a subdir itself."""
     return sorted(
         path.absolute()
         for subdir in PACKAGE_SUBDIRS
@@ -110,9 +111,11 @@ def _hash(path: Path) -> tuple[str, int]:
 
 def _object(path: Path, name: str, content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = strictjson.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: {name} is not JSON.", remedy="Build it again.") from error
+        raise ArtifactError(
+            f"{path}: {name} is not JSON, or has a key twice.", remedy="Build it again."
+        ) from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: {name} is not an object.", remedy="Build it again.")
     return value
@@ -177,10 +180,10 @@ def paths(path: Path) -> dict[str, str]:
 def entries(path: Path, content: bytes) -> list[dict[str, Any]]:
     """Return the entries of a package's ``info/paths.json``; ArtifactError if it is broken."""
     try:
-        found = json.loads(content)["paths"]
+        found = strictjson.loads(content)["paths"]
         if all(isinstance(entry["_path"], str) for entry in found):
             return list(found)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ArtifactError(f"{path}: {_PATHS} is not valid.", remedy="Build it again.")
 

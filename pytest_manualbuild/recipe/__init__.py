@@ -7,18 +7,30 @@ but in a sandbox, in a process of its own, and no file outside its folder is rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_manualbuild.errors import RecipeError
-from pytest_manualbuild.recipe import meta_yaml, recipe_yaml
-from pytest_manualbuild.recipe.folder import folder_sha256
-from pytest_manualbuild.recipe.meta_yaml import Recipe
-from pytest_manualbuild.recipe.renderer import renderer
+from pytest_manualbuild.recipe.renderer import renderer as child
 
-FILES = ("meta.yaml", recipe_yaml.FILE)
+if TYPE_CHECKING:
+    from pytest_manualbuild.model import Output
+
+FILES = ("meta.yaml", "recipe.yaml")
 """In a folder that holds both the first one counts: conda-build takes it, and never looks on."""
+RENDERERS = ("own", "conda-build")
+"""What renders a ``meta.yaml``. A ``recipe.yaml`` is always rendered by py-rattler-build."""
 
-__all__ = ["FILES", "Recipe", "file", "folder_sha256", "load", "prepare"]
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A rendered recipe."""
+
+    folder: Path
+    """The folder that holds its file."""
+    sha256: str
+    outputs: tuple[Output, ...]
 
 
 def load(
@@ -29,29 +41,32 @@ def load(
     config: str = "",
     configs: Sequence[Path] = (),
     exclusive: Path | None = None,
+    renderer: str = "own",
 ) -> Recipe:
     """Render the recipe in a folder (or that recipe file, or of that feedstock).
 
-    ``variant`` has the values that the build used (``info/hash_input.json``); None stands for
-    the variants that the recipe itself brings. ``config``, ``configs`` and ``exclusive`` are
-    variant files; see ``meta_yaml.load``. Raises RecipeError, naming file and line.
+    ``renderer`` is one of RENDERERS; for the other arguments see ``Wanted``. Raises RecipeError,
+    naming file and line.
     """
+    # Here, so that `prepare` has the process started before this one imports all that.
+    from pytest_manualbuild.model import builder_subdir  # noqa: PLC0415
+    from pytest_manualbuild.recipe import meta_yaml, recipe_yaml  # noqa: PLC0415
+    from pytest_manualbuild.recipe.folder import folder_sha256  # noqa: PLC0415
+    from pytest_manualbuild.recipe.wanted import Wanted  # noqa: PLC0415
+
     path = file(folder)
-    if path.name != recipe_yaml.FILE:
-        return meta_yaml.load(
-            path.parent,
-            subdir=subdir,
-            variant=variant,
-            config=config,
-            configs=configs,
-            exclusive=exclusive,
-        )
-    subdir = "linux-64" if subdir == "noarch" else subdir
-    return Recipe(
-        folder=path.parent,
-        sha256=folder_sha256(path.parent),
-        outputs=recipe_yaml.outputs(path, subdir, variant, configs=configs, exclusive=exclusive),
+    wanted = Wanted(
+        subdir=builder_subdir(subdir),
+        variant=variant,
+        config=config,
+        configs=tuple(configs),
+        exclusive=exclusive,
     )
+    if path.name == FILES[0]:
+        outputs = meta_yaml.outputs(path, wanted, real=renderer == "conda-build")
+    else:
+        outputs = recipe_yaml.outputs(path, wanted)
+    return Recipe(folder=path.parent, sha256=folder_sha256(path.parent), outputs=outputs)
 
 
 def file(given: Path) -> Path:
@@ -74,4 +89,4 @@ def file(given: Path) -> Path:
 
 def prepare() -> None:
     """Start what renders recipes, so that it is ready when it is needed."""
-    renderer.start()
+    child.start()

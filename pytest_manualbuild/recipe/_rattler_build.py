@@ -11,9 +11,12 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rattler_build import JinjaConfig, VariantConfig
 
 MOST_MEMORY = 384 << 20
 """Bytes of address space; the library itself maps 100 MB of them."""
@@ -50,14 +53,7 @@ def render(asked: Mapping[str, Any]) -> dict[str, Any]:
         )
         return str(one.get_values("k")[0])[1:]  # type: ignore[index] # it was just given
 
-    variants = VariantConfig()
-    for file in map(Path, asked["files"]):
-        read = (
-            VariantConfig.from_conda_build_config
-            if file.name == _CONDA_BUILD
-            else VariantConfig.from_file_with_context
-        )
-        variants = variants.merge(read(file, jinja({})))
+    variants = read_variants(map(Path, asked["files"]), jinja({}))
     if (exact := asked["variant"]) is not None:
         # A package names what its own output used; other outputs may need the rest of the files.
         zipped = [keys for keys in variants.zip_keys or [] if not exact.keys() & set(keys)]
@@ -86,6 +82,21 @@ def render(asked: Mapping[str, Any]) -> dict[str, Any]:
         if len(outputs) > MOST_VARIANTS:
             return {"error": f"it describes more than {MOST_VARIANTS} packages"}
     return {"outputs": outputs}
+
+
+def read_variants(files: Iterable[Path], jinja: JinjaConfig) -> VariantConfig:
+    """Return what variant files say together, of which a later one wins."""
+    from rattler_build import VariantConfig  # noqa: PLC0415 # only in this child
+
+    variants = VariantConfig()
+    for file in files:
+        read = (
+            VariantConfig.from_conda_build_config
+            if file.name == _CONDA_BUILD
+            else VariantConfig.from_file_with_context
+        )
+        variants = variants.merge(read(file, jinja))
+    return variants
 
 
 def _inline(script: object) -> Iterator[str]:

@@ -42,7 +42,7 @@ def render(
 ) -> list[dict[str, Any]]:
     """Return what each package of a recipe is: name, version, variant, test section and more.
 
-    For the arguments see ``meta_yaml.load``. Raises RecipeError, also for an unknown name in
+    For the arguments see ``wanted.Wanted``. Raises RecipeError, also for an unknown name in
     jinja that the tests depend on; conda-build refuses any such name when it builds.
     """
     path = folder / "meta.yaml"
@@ -118,6 +118,7 @@ def _plain(metadata: Metadata) -> dict[str, Any]:
         "noarch": metadata.noarch or None,
         "skip": metadata.skip or metadata.skipped,
         "is_output": metadata.parent is not None,
+        "type": metadata.type,
         "variant": {key: metadata.variant[key] for key in sorted(keys)},
         "run": listed(metadata.value("requirements", "run")),
         "test": {key: listed(metadata.value("test", key)) for key in _TESTS},

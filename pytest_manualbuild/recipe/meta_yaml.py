@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_manualbuild.model import Output
-from pytest_manualbuild.recipe.folder import folder_sha256
+from pytest_manualbuild.recipe import conda_build
 from pytest_manualbuild.recipe.needs import needs
 from pytest_manualbuild.recipe.renderer import renderer
 from pytest_manualbuild.recipe.sections import section
+from pytest_manualbuild.recipe.wanted import Wanted
+
+FILE = "meta.yaml"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A rendered recipe."""
+def outputs(path: Path, wanted: Wanted, *, real: bool = False) -> tuple[Output, ...]:
+    """Render a ``meta.yaml``; with ``real`` by conda-build itself.
 
-    folder: Path
-    """The folder that holds its file."""
-    sha256: str
-    outputs: tuple[Output, ...]
-
-
-def load(
-    folder: Path,
-    *,
-    subdir: str,
-    variant: Mapping[str, str] | None = None,
-    config: str = "",
-    configs: Sequence[Path] = (),
-    exclusive: Path | None = None,
-) -> Recipe:
-    """Render the ``meta.yaml`` of a folder.
-
-    ``variant`` has the values that the build used (``info/hash_input.json``) and ``config`` the
-    text of the file of all its values (``info/recipe/conda_build_config.yaml``), which
-    take the place of the recipe's own. ``configs`` are variant files that come after the recipe's
-    own; ``exclusive`` is one that takes its place. Raises RecipeError, naming file and line.
+    Raises RecipeError, naming file and line.
     """
-    subdir = "linux-64" if subdir == "noarch" else subdir
-    packages = renderer.render(
-        folder,
-        subdir=subdir,
-        configs=[str(path.resolve()) for path in configs],
-        exclusive=str(exclusive.resolve()) if exclusive else None,
-        variant=dict(variant) if variant else None,
-        config=config,
-    )
-    return Recipe(
-        folder=folder,
-        sha256=folder_sha256(folder),
-        outputs=tuple(_output(folder, described, subdir) for described in packages),
-    )
+    folder = path.parent
+    packages = conda_build.render(folder, wanted) if real else renderer.render(folder, wanted)
+    return tuple(output(folder, described, wanted.subdir) for described in packages)
 
 
-def _output(folder: Path, described: Mapping[str, Any], subdir: str) -> Output:
+def output(folder: Path, described: Mapping[str, Any], subdir: str) -> Output:
+    """Return one package that ``engine.render`` or conda-build described."""
     noarch = described["noarch"]
     return Output(
         name=described["name"],
@@ -66,8 +37,9 @@ def _output(folder: Path, described: Mapping[str, Any], subdir: str) -> Output:
         skip=described["skip"],
         sections=(section(folder, described, subdir),),
         variant={key: str(value) for key, value in described["variant"].items()},
-        needs=needs(described["extra"], folder / "meta.yaml"),
+        needs=needs(described["extra"], folder / FILE),
         run=tuple(str(item) for item in described["run"]),
         test={**described["test"], "script": described["test_script"]},
+        kind="wheel" if described["type"] == "wheel" else "conda",
         unknown=tuple(described["unknown"]),
     )

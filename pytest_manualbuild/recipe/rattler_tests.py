@@ -262,16 +262,11 @@ def _script(given: _Test) -> Iterator[TestSection]:
         source_files=from_sources,
         env=_env(given, described.get("env") or {}),
         cwd=given.folder if in_folder else str(described.get("cwd") or ""),
-        unrunnable=_unrunnable(given, interpreter, described),
+        secrets=given.texts_of(described.get("secrets")),
+        unrunnable=""
+        if interpreter in _INTERPRETERS
+        else f"Scripts for {interpreter} are not run by this version.",
     )
-
-
-def _unrunnable(given: _Test, interpreter: str, described: Mapping[str, Any]) -> str:
-    if interpreter not in _INTERPRETERS:
-        return f"Scripts for {interpreter} are not run by this version."
-    if secrets := given.texts_of(described.get("secrets")):
-        return f"It asks for secrets ({', '.join(secrets)}), and tests get none."
-    return ""
 
 
 def _env(given: _Test, value: object) -> dict[str, str]:

@@ -10,49 +10,41 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_manualbuild import globs
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Output
-from pytest_manualbuild.recipe import rattler_tests
+from pytest_manualbuild.recipe import document, rattler_tests
 from pytest_manualbuild.recipe.needs import needs
+from pytest_manualbuild.recipe.wanted import Wanted
 
-FILE = "recipe.yaml"
 VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
 """Taken where they lie beside a recipe; of both, the later one wins, as in rattler-build."""
-MOST_BYTES = 1024 * 1024
 MOST_S = 10.0
 _CHILD = Path(__file__).with_name("_rattler_build.py")
 _MESSAGE = re.compile(r'message: "((?:[^"\\]|\\.)*)"')
 _LINE = re.compile(r"line: (\d+)|YAML: (\d+):\d+")
 
 
-def outputs(
-    path: Path,
-    subdir: str,
-    variant: Mapping[str, str] | None,
-    *,
-    configs: Sequence[Path] = (),
-    exclusive: Path | None = None,
-) -> tuple[Output, ...]:
+def outputs(path: Path, wanted: Wanted) -> tuple[Output, ...]:
     """Render a ``recipe.yaml`` for a package's variant, or for all in the files beside it.
 
-    ``configs`` are variant files that come after those, ``exclusive`` is one in their place.
     Raises RecipeError, naming file and line where the library knows it.
     """
     beside = [file for name in VARIANT_FILES if (file := path.parent / name).is_file()]
-    files = [*([exclusive] if exclusive else beside), *configs]
+    files = [*([wanted.exclusive] if wanted.exclusive else beside), *wanted.configs]
     for file in files:
         if not file.is_file():
             raise RecipeError(f"{file}: there is no such variant file.", remedy="Correct its path.")
-    _look_at(path)
-    values = None if variant is None else {key: _value(text) for key, text in variant.items()}
+    document.read(path)
+    given = wanted.variant
+    values = None if given is None else {key: _value(text) for key, text in given.items()}
     if values is not None:
         values.pop("target_platform", None)  # it follows from the subdir, or is noarch
-    asked = {"path": str(path), "subdir": subdir, "variant": values}
+    asked = {"path": str(path), "subdir": wanted.subdir, "variant": values}
     described = _ask(path, {**asked, "files": [str(file.resolve()) for file in files]})
     siblings = {
         one["recipe"]["package"]["name"]: (
@@ -65,25 +57,6 @@ def outputs(
         return tuple(_output(one, path, siblings) for one in described)
     except globs.BadGlob as error:
         raise RecipeError(f"{path}: a glob has {error}.", remedy="Correct it.") from error
-
-
-def _look_at(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MOST_BYTES else b""
-    except OSError as error:
-        raise RecipeError(
-            f"{path}: cannot be read: {error.strerror}.", remedy="Check its permissions."
-        ) from error
-    if size > MOST_BYTES:
-        raise RecipeError(
-            f"{path}: {size} bytes; a recipe may have {MOST_BYTES}.", remedy="Is it a recipe?"
-        )
-    try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise RecipeError(f"{path}:{line}: not UTF-8.", remedy="Save it as UTF-8.") from error
 
 
 def _value(text: str) -> str | bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_manualbuild.errors import RecipeError
+from pytest_manualbuild.recipe.wanted import Wanted
 
 DEADLINE_S = 9.0
 """For one recipe and one set of variants; real ones take a tenth of a second, big ones two."""
@@ -34,12 +35,20 @@ class Renderer:
         with self._lock:
             self._started()
 
-    def render(self, folder: Path, **what: object) -> list[dict[str, Any]]:
+    def render(self, folder: Path, wanted: Wanted) -> list[dict[str, Any]]:
         """Return the packages that a recipe's folder describes, as ``engine.render`` does.
 
         Raises RecipeError for one that cannot be rendered within the limits of memory and time.
         """
-        request = json.dumps({"folder": str(folder), **what}) + "\n"
+        asked = {
+            "folder": str(folder),
+            "subdir": wanted.subdir,
+            "configs": [str(path.resolve()) for path in wanted.configs],
+            "exclusive": str(wanted.exclusive.resolve()) if wanted.exclusive else None,
+            "variant": dict(wanted.variant) if wanted.variant else None,
+            "config": wanted.config,
+        }
+        request = json.dumps(asked) + "\n"
         with self._lock:
             answer = self._ask(request.encode())
         if answer is None:

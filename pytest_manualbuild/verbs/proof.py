@@ -70,9 +70,9 @@ def _sign_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy_check(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.gate import explain, policy  # noqa: PLC0415 # only what the verb needs
 
-    for sentence in policy.explain(policy.load(arguments.policy)):
+    for sentence in explain.explain(policy.load(arguments.policy)):
         sys.stdout.write(f"{sentence}\n")
     return 0
 
@@ -130,8 +130,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_manualbuild import compare  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild import compare, diffoscope  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.reports.text import visible  # noqa: PLC0415
 
     found = compare.compare(arguments.first, arguments.second)
     sys.stdout.write(found.text())
+    differing = [one.file for one in found.differences if one.in_bytes]
+    said = diffoscope.explain(arguments.first, arguments.second, differing)
+    if said is not None:
+        sys.stdout.write("\ndiffoscope says:\n")
+        sys.stdout.writelines(f"{visible(line)}\n" for line in said.splitlines())
     return 1 if found.likeness is compare.Likeness.DIFFERS else 0

@@ -25,7 +25,18 @@ def add(verbs: Verbs) -> None:
     request.add_argument("--label", metavar="LABEL", help="where they are; default: the policy's")
     request.add_argument("--to-owner", default="conda-forge", metavar="OWNER")
     request.add_argument("--to-label", default="main", metavar="LABEL")
+    request.add_argument("--sign", action="store_true",
+                         help="sign the statements of CEP 27 with Sigstore")  # fmt: skip
     request.set_defaults(verb=_request)
+
+    attested = verbs.add_parser(
+        "verify-attestation", help="check a package's Sigstore bundle against the policy"
+    )
+    attested.add_argument("package", type=Path, metavar="PACKAGE")
+    attested.add_argument("bundle", type=Path, metavar="BUNDLE")
+    attested.add_argument("--policy", type=Path, required=True, metavar="FILE")
+    attested.add_argument("--channel", metavar="URL", help="where it is served; default: any")
+    attested.set_defaults(verb=_verify_attestation)
 
     for parser in (upload, request):
         parser.add_argument("evidence", type=Path, metavar="EVIDENCE")
@@ -79,12 +90,31 @@ def _request(arguments: argparse.Namespace) -> int:
         to_label=arguments.to_label,
     )
     try:
-        written = request.write(arguments.evidence, arguments.artifacts, loaded, copy)
+        written = request.write(
+            arguments.evidence, arguments.artifacts, loaded, copy, sign=arguments.sign
+        )
     except upload.UploadRefused as refused:
         return _refused(refused)
     sys.stdout.write(written[0].read_text())
     for path in written:
         sys.stdout.write(f"# written: {path}\n")
+    return 0
+
+
+def _verify_attestation(arguments: argparse.Namespace) -> int:
+    from pytest_manualbuild import attestations, package  # noqa: PLC0415 # as above
+    from pytest_manualbuild.errors import PolicyError  # noqa: PLC0415
+    from pytest_manualbuild.gate import policy  # noqa: PLC0415 # as above
+
+    who = policy.load(arguments.policy).sigstore
+    if who is None:
+        raise PolicyError(
+            f"{arguments.policy}: it names nobody for Sigstore.",
+            remedy="Give a table [sigstore] with identity and issuer.",
+        )
+    artifact = package.read(arguments.package)
+    attestations.verify(arguments.bundle, artifact, who, arguments.channel)
+    sys.stdout.write(f"{artifact.key}  sha256 {artifact.sha256}: published by {who.identity}\n")
     return 0
 
 

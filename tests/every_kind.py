@@ -1,4 +1,4 @@
-"""One table of results over every kind of host: `python tests/kinds.py` (tox run -e kinds).
+"""One table of results over every kind of host: `python tests/every_kind.py` (tox run -e kinds).
 
 Makes what the hosts of kinds.toml need (an ssh server in a container, a root folder, a
 Vagrantfile), tests an example package on all of them in one run, which prints the table, and

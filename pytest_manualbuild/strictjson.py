@@ -1,0 +1,25 @@
+"""JSON without the liberties of the usual readers, on which two readers may disagree."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def loads(data: bytes) -> Any:  # noqa: ANN401 # JSON's values
+    """Read JSON that has no doubled key and no NaN.
+
+    Raises ValueError, or RecursionError for what is nested too deeply.
+    """
+    return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is given twice")
+    return value
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not a number")
