@@ -27,7 +27,6 @@ from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.execution.engine import Engine, Settings
 from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts import delivery, engines, facts, openssh
-from pytest_manualbuild.hosts import docker as docker_kind
 from pytest_manualbuild.hosts import rootfs as rootfs_kind
 from pytest_manualbuild.hosts import ssh as ssh_kind
 from pytest_manualbuild.hosts import vagrant as vagrant_kind
@@ -200,7 +199,7 @@ def test_provisioning_a_host_that_breaks_while_it_is_asked_what_it_is(
     if kind == "local":
         monkeypatch.setattr(facts, "PROBE", "exec sleep 30" if fault == "hang" else "kill -9 $$")
     else:
-        monkeypatch.setattr(docker_kind, "_kept_facts", lambda _: None)
+        monkeypatch.setattr(facts, "kept", lambda _: None)
         strike_before(monkeypatch, "run", case, kind, fault)
 
     found = case.results(matrix_entry(kind, request, case))
