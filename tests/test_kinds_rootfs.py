@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from conftest import command, manualbuild, recipe, results, run_pytest, write_package
@@ -270,11 +271,13 @@ def test_an_ordinary_user_can_have_such_hosts(rootfs: Path, tmp_path: Path) -> N
         (open_to_all / "root.toml").write_text(text)
         with tarfile.open(open_to_all / "root.tar", "w") as archive:
             archive.add(rootfs, ".")
+        # The environment of the tests may be closed to others, as tox makes it.
+        shutil.copytree(Path(msgspec.__file__).parent, open_to_all / "lib" / "msgspec")
         ran = command(
             "setpriv", "--reuid=4321", "--regid=4321", "--clear-groups", str(system),
             "-m", "pytest_manualbuild.cli", "hosts", "probe", "--matrix", "root.toml",
             cwd=open_to_all, HOME=str(open_to_all), MANUALBUILD_CACHE=str(open_to_all / "cache"),
-            PYTHONPATH=os.pathsep.join(sys.path),
+            PYTHONPATH=os.pathsep.join([*sys.path, str(open_to_all / "lib")]),
         )  # fmt: skip
         if "user namespaces" in ran.out:
             pytest.skip(f"users may make no namespaces here: {ran.out}")

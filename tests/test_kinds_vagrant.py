@@ -146,7 +146,11 @@ def test_what_a_killed_run_left_is_swept(box: vagrantfiles.Box, tmp_path: Path) 
         (None, {}, "Make `root` in the matrix the folder of a Vagrantfile"),
         ("not ruby (", {}, "`vagrant status` failed: .*There is a syntax error"),
         ("", {"machine": "nope"}, "The machine with the name 'nope' was not found"),
-        ("config.vm.define 'a'; config.vm.define 'b'", {}, "Name one with `machine`.*: a, b"),
+        (
+            "config.vm.define 'a'; config.vm.define 'b'",
+            {},
+            "has 2 machines.*Name one with `machine`.*: a, ",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_line(
