@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -51,9 +50,8 @@ def begin(config: pytest.Config) -> Controller | Worker:
     environments = environments_of(config)
     try:
         asked = matrix.load(option.mb_matrix)
-        # Meanwhile the plan waits for the process that renders the recipe.
-        kinds = {host.kind for host in asked.hosts}
-        Thread(target=hosts.load, args=(kinds,), daemon=True).start()
+        # Here, and not by the threads of hosts: meanwhile the process that renders gets ready.
+        hosts.load({host.kind for host in asked.hosts})
         planned = plan.make(
             Path(option.mb_recipe),
             Path(option.mb_artifacts) if option.mb_artifacts else None,
