@@ -48,9 +48,9 @@ class Environments:
         self._locks: dict[str, threading.Lock] = {}
         self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
-        # Bytes that this run has already looked at, and that nobody writes to during a run.
+        # What this run has looked at already, with the state in which it was then.
         self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
-        self._shared: set[Path] = set()
+        self._seen: dict[Path, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -138,11 +138,17 @@ class Environments:
     def _private_channel(
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+        copy = files.copy_in(self._cache, artifact)
         with self._one_at_a_time(artifact.sha256):
-            if artifact.sha256 not in self._private:
+            if artifact.sha256 not in self._private or self._changed(copy):
                 found = files.private_channel(self._cache, artifact)
                 self._private[artifact.sha256] = found
+                self._seen[copy] = files.state(copy)
         return self._private[artifact.sha256]
+
+    def _changed(self, path: Path) -> bool:
+        """Say whether a file or folder was touched since this run looked at its bytes."""
+        return self._seen.get(path) != files.state(path)
 
     def _solve(
         self,
@@ -252,7 +258,7 @@ class Environments:
             text = json.dumps([names, prefix, solution["version"]])
             key = hashlib.sha256(text.encode()).hexdigest()[:32]
             target = self._cache / "environments" / key
-            if target in self._shared:
+            if not self._changed(target):
                 return target
             target.parent.mkdir(parents=True, exist_ok=True)
             with locked(target.with_suffix(".lock")):
@@ -268,7 +274,7 @@ class Environments:
                 remedy="Leave the packages alone during a run, and run again.",
             )
         if not placement.in_place:
-            self._shared.add(target)
+            self._seen[target] = files.state(target)
         return target
 
     @contextlib.contextmanager

@@ -98,23 +98,23 @@ def one_process_each(
     scripts: dict[str, bytes],
     site: Site,
     *,
-    script: Callable[[str], str],
+    program: str,
     load: Callable[[str], str],
 ) -> Piece:
     """Run each script and each import in a process of its own.
 
-    ``script`` and ``load`` return the command for a script's path, which is quoted, and for a
-    module's name.
+    ``program`` is the path of what runs them, below the prefix; ``load`` returns the text of a
+    program for a module's name.
     """
     text = ""
     files: dict[str, bytes] = {}
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
             files[check.text] = scripts[check.text]
-            command = script(f'"$_mb_work"/{shlex.quote(check.text)}')
+            words = f'"$_mb_work"/{shlex.quote(check.text)}'
         else:
-            command = load(check.text)
-        text += site.measured(number, command)
+            words = f"-e {shlex.quote(load(check.text))}"
+        text += site.measured(number, f'"$PREFIX/{program}" {words}')
     return Piece(script=text, files=files)
 
 
@@ -126,10 +126,9 @@ def one_batch_process_each(
     program: str,
     load: Callable[[str], str],
 ) -> Piece:
-    """Run each script and each import in a process of its own, on Windows.
+    """Run the same on Windows; what is loaded goes into a file.
 
-    ``program`` is the path of what runs them, below the prefix; ``load`` returns the text of a
-    program for a module's name. It goes into a file: cmd has no quotes that hold everything.
+    cmd has no quotes that hold everything.
     """
     text = ""
     files: dict[str, bytes] = {}

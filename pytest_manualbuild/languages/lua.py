@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.languages.base import (
@@ -24,8 +23,8 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         checks,
         scripts,
         site,
-        script=lambda path: f'"$PREFIX/bin/lua" {path}',
-        load=lambda name: f'"$PREFIX/bin/lua" -e {shlex.quote(f"require [==[{name}]==]")}',
+        program="bin/lua",
+        load=_load,
     )
 
 
@@ -36,5 +35,9 @@ def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite
         scripts,
         site,
         program=r"Library\bin\lua.exe",
-        load=lambda name: f"require [==[{name}]==]",
+        load=_load,
     )
+
+
+def _load(name: str) -> str:
+    return f"require [==[{name}]==]"

@@ -8,7 +8,6 @@ and one of a ``recipe.yaml`` has none either.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 
 from pytest_manualbuild.languages.base import (
@@ -35,13 +34,12 @@ if (defined NAME->VERSION) {
 
 def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
     """Return the script for ``run_test.pl`` and the imports."""
-    use = _use(checks)
     return one_process_each(
         checks,
         scripts,
         site,
-        script=lambda path: f'"$PREFIX/bin/perl" {path}',
-        load=lambda name: f'"$PREFIX/bin/perl" -e {shlex.quote(use(name))}',
+        program="bin/perl",
+        load=_use(checks),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.languages.base import (
@@ -24,8 +23,8 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         checks,
         scripts,
         site,
-        script=lambda path: f'"$PREFIX/bin/Rscript" {path}',
-        load=lambda name: f'"$PREFIX/bin/Rscript" -e {shlex.quote(f"library({name})")}',
+        program="bin/Rscript",
+        load=_load,
     )
 
 
@@ -36,5 +35,9 @@ def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite
         scripts,
         site,
         program=r"Scripts\Rscript.exe",
-        load=lambda name: f"library({name})",
+        load=_load,
     )
+
+
+def _load(name: str) -> str:
+    return f"library({name})"

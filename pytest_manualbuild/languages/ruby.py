@@ -5,7 +5,6 @@ conda-build knows no Ruby; rattler-build does (``recipe.yaml``).
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.languages.base import (
@@ -27,8 +26,8 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         checks,
         scripts,
         site,
-        script=lambda path: f'"$PREFIX/bin/ruby" {path}',
-        load=lambda name: f'"$PREFIX/bin/ruby" -e {shlex.quote(_require(name))}',
+        program="bin/ruby",
+        load=_require,
     )
 
 
