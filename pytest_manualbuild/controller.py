@@ -50,7 +50,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
     environments = environments_of(config)
     try:
         asked = matrix.load(option.mb_matrix)
-        # Here, and not by the threads of hosts: meanwhile the process that renders gets ready.
+        # The engine would do so as well, but now the process that renders gets ready meanwhile.
         hosts.load({host.kind for host in asked.hosts})
         planned = plan.make(
             Path(option.mb_recipe),

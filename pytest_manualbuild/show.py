@@ -90,7 +90,9 @@ def error(config: pytest.Config, problem: ManualBuildError) -> None:
 def kept(reporter: pytest.TerminalReporter, hosts: Sequence[Kept]) -> None:
     """Show the hosts that stayed, each with what gives a shell on it."""
     for one in sorted(hosts, key=lambda one: one.at):
-        packages = ", ".join(part.package for part in one.sections if part.failed) or "all passed"
+        packages = (
+            ", ".join(part.package for part in one.sections if part.failed) or "nothing failed"
+        )
         reporter.write_line(f"kept: manualbuild hosts shell {one.host.name}  ({packages})")
 
 

@@ -164,6 +164,22 @@ def test_every_environment_of_a_run_can_be_kept(tmp_path: Path) -> None:
     assert shell(tmp_path, "true").status == 4
 
 
+def test_a_kept_host_on_which_checks_did_not_run_is_not_said_to_have_passed(
+    tmp_path: Path,
+) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - exit 0\n    - test -f nowhere\n")
+    (tmp_path / "one.toml").write_text(f'[hosts.one-{os.getpid()}]\nkind = "local"\n')
+
+    ran = run(tmp_path, "--keep", "always")
+
+    assert ran.status == 8
+    said = [*ran.out.splitlines(), *manualbuild("hosts", "list", cwd=tmp_path).out.splitlines()]
+    kept = [line for line in said if line.startswith("kept: ")]
+    assert len(kept) == 2
+    assert not any("passed" in line for line in kept)
+    hosts.sweep_kept()
+
+
 @pytest.mark.parametrize(
     "matrix", [pytest.param("docker", marks=pytest.mark.docker)], indirect=True
 )

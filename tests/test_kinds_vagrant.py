@@ -149,7 +149,7 @@ def test_what_a_killed_run_left_is_swept(box: vagrantfiles.Box, tmp_path: Path) 
         (
             "config.vm.define 'a'; config.vm.define 'b'",
             {},
-            "has 2 machines.*Name one with `machine`.*: a, ",
+            "Name one with `machine`.*: a, b",
         ),
     ],
 )

@@ -113,6 +113,7 @@ class Engine:
         names = list(dict.fromkeys(key[0] for key in selected))
         self._desks = {name: _Desk(host=plan.host(name)) for name in names}
         self._stop = threading.Event()
+        hosts.load({desk.host.kind for desk in self._desks.values()})
         jobs = settings.jobs or min(len(names), MOST_JOBS)
         self._pool = ThreadPoolExecutor(max(1, jobs), thread_name_prefix="manualbuild-host")
         self._lock = threading.Lock()

@@ -24,7 +24,10 @@ _KINDS: Mapping[str, str] = {
 
 
 def load(kinds: Collection[str]) -> None:
-    """Import what hosts of these kinds are reached with, so that it is there when they start."""
+    """Import what hosts of these kinds are reached with, before threads start that use it.
+
+    Threads that import at once can be given a library that is only half there.
+    """
     for kind in _KINDS.keys() & set(kinds):
         module = import_module(f"{__name__}.{_KINDS[kind]}")
         for library in getattr(module, "LIBRARIES", ()):

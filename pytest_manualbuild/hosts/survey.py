@@ -70,6 +70,7 @@ def ask(wanted: Sequence[Host], run: Run, *, limit_s: float) -> Iterator[Answer]
 
     A host may take ``limit_s`` seconds, in which a missing image is fetched as for a run.
     """
+    hosts.load({host.kind for host in wanted})
     questions = [_Question(host, run) for host in wanted]
     for question in questions:
         question.start()

@@ -86,7 +86,7 @@ def _ask_hosts(arguments: argparse.Namespace) -> int:
 
 def _described_kept(one: Kept) -> str:
     packages = ", ".join(
-        f"{part.package} ({'failed' if part.failed else 'passed'})" for part in one.sections
+        f"{part.package} (failed)" if part.failed else part.package for part in one.sections
     )
     call = f"manualbuild hosts shell {one.host.name} --run {one.run_id[:12]}"
     return f"kept: {one.host.name} {one.host.kind} since {one.at[:16]}: {packages}\n    {call}\n"
@@ -108,7 +108,7 @@ def _shell(arguments: argparse.Namespace) -> int:
     words = ["env", "-i", *(f"{name}={value}" for name, value in values.items()), *bash]
     sys.stderr.write(
         f"{one.host.name} ({one.host.kind}, run {one.run_id[:12]}): the environment of"
-        f" {section.package}, whose tests {'failed' if section.failed else 'passed'}\n"
+        f" {section.package}{', whose tests failed' if section.failed else ''}\n"
     )
     sys.stderr.flush()
     run = Run.begin()
