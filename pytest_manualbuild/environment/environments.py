@@ -50,7 +50,7 @@ class Environments:
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
         # What this run has looked at already, with the state in which it was then.
         self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
-        self._seen: dict[Path, str] = {}
+        self._seen: dict[Path, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +148,8 @@ class Environments:
 
     def _changed(self, path: Path) -> bool:
         """Say whether a file or folder was touched since this run looked at its bytes."""
-        return self._seen.get(path) != files.state(path)
+        seen = self._seen.get(path)
+        return not seen or seen != files.state(path)
 
     def _solve(
         self,
