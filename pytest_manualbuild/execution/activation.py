@@ -8,6 +8,7 @@ import shlex
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution import aftermath, preamble
 from pytest_manualbuild.execution.marks import Marks, Said
+from pytest_manualbuild.execution.variables import documented
 from pytest_manualbuild.model import Artifact, PlannedPackage, builder_subdir
 from pytest_manualbuild.records import InstalledPackage, LinkedEnvironment
 
@@ -42,7 +43,6 @@ cd {work}
 unset _mb_script
 {after}PS1={prompt}
 """
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def script(
@@ -55,7 +55,7 @@ def script(
     """Return the bash script that makes the environments active, in ``work`` below that folder."""
     (section,) = planned.sections
     work = f"{folder}/work"
-    text = variables(planned.artifact, environment, work)
+    text = _variables(planned.artifact, environment, work)
     text += preamble.before(section, planned.artifact)
     for name in environment.post_link:
         text += _post_link(next(p for p in environment.packages if p.name == name), marks)
@@ -79,7 +79,7 @@ def enter(
     """Return what gives a person's bash the environment and the folder that the tests had."""
     (section,) = planned.sections
     work = f"{folder}/work"
-    text = variables(planned.artifact, environment, work)
+    text = _variables(planned.artifact, environment, work)
     text += preamble.before(section, planned.artifact)
     return text + _ENTER.format(
         activate=_ACTIVATE_D.format(prefix=shlex.quote(environment.prefix)),
@@ -101,43 +101,8 @@ def _post_link(installed: InstalledPackage, marks: Marks) -> str:
     )
 
 
-def variables(artifact: Artifact, environment: LinkedEnvironment, work: str) -> str:
-    """Return the exports that conda-build documents for the time of the test (environ.py)."""
-    subdir = builder_subdir(artifact.subdir)
-    system, _, arch = subdir.partition("-")
-    values = {name: value for name, value in artifact.variant.items() if _NAME.fullmatch(name)}
-    values |= {
-        "ARCH": {"64": "64", "32": "32"}.get(arch, arch),
-        "CMAKE_GENERATOR": "Unix Makefiles",
-        "CONDA_BUILD": "1",
-        "CONDA_BUILD_STATE": "TEST",
-        "CONDA_DEFAULT_ENV": environment.prefix,
-        "CONDA_PREFIX": environment.prefix,
-        "CONDA_SHLVL": "1",
-        "PKG_BUILDNUM": str(artifact.build_number),
-        "PKG_BUILD_STRING": artifact.build,
-        "PKG_CONFIG_PATH": f"{environment.prefix}/lib/pkgconfig",
-        "PKG_NAME": artifact.name,
-        "PKG_VERSION": artifact.version,
-        "PREFIX": environment.prefix,
-        "PYTHONNOUSERSITE": "1",
-        "RECIPE_DIR": work,
-        "SHLIB_EXT": ".dylib" if system == "osx" else ".so",
-        "SRC_DIR": work,
-        "SUBDIR": subdir,
-        "build_platform": subdir,
-    }
-    if hashed := re.search(r"h[0-9a-f]{7}", artifact.build):
-        values["PKG_HASH"] = hashed.group()
-    if system == "linux":
-        values["LD_RUN_PATH"] = f"{environment.prefix}/lib"
-    for installed in environment.packages:
-        if installed.name == "python":
-            short = ".".join(installed.version.split(".")[:2])
-            values["PY_VER"] = short
-            values["CONDA_PY"] = short.replace(".", "")
-            values["STDLIB_DIR"] = f"{environment.prefix}/lib/python{short}"
-            values["SP_DIR"] = f"{environment.prefix}/lib/python{short}/site-packages"
+def _variables(artifact: Artifact, environment: LinkedEnvironment, work: str) -> str:
+    values = documented(artifact, environment, work, builder_subdir(artifact.subdir))
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(values.items())]
     lines.append('export CPU_COUNT="$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)"')
     return "\n".join(lines) + "\n"

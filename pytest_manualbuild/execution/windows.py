@@ -14,11 +14,11 @@ from pathlib import Path
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution.asked import Asked
 from pytest_manualbuild.execution.marks import Said
+from pytest_manualbuild.execution.variables import documented
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.languages.base import BatchSite
 from pytest_manualbuild.languages.run_test_bat import CMD
-from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import InstalledPackage, LinkedEnvironment
 
 _PATH = (
@@ -30,7 +30,6 @@ _PATH = (
     r"{prefix}\bin",
 )
 """What conda puts before PATH on Windows, in that order."""
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FAILED = "IF %ERRORLEVEL% NEQ 0 exit %ERRORLEVEL%\n"
 
 
@@ -55,7 +54,9 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
     )
     (section,) = asked.planned.sections
     text = "@echo off\n"
-    text += _variables(_values(asked.planned.artifact, asked.environment, work(asked.folder)))
+    artifact = asked.planned.artifact
+    subdir = "win-64" if artifact.subdir == "noarch" else artifact.subdir
+    text += _variables(documented(artifact, asked.environment, work(asked.folder), subdir))
     text += "set CPU_COUNT=%NUMBER_OF_PROCESSORS%\n"
     if section.schema:
         text += 'set "RECIPE_DIR="\nset "SRC_DIR="\n'
@@ -109,49 +110,6 @@ def _post_link(installed: InstalledPackage, site: BatchSite) -> str:
         + _variables(values)
         + f'"{CMD}" /d /c "{site.prefix}\\{script}"\n{_FAILED}endlocal\n'
     )
-
-
-def _values(artifact: Artifact, environment: LinkedEnvironment, folder: str) -> dict[str, str]:
-    """Return the variables that conda-build documents for the time of the test (environ.py)."""
-    subdir = "win-64" if artifact.subdir == "noarch" else artifact.subdir
-    prefix = environment.prefix
-    values = {name: value for name, value in artifact.variant.items() if _NAME.fullmatch(name)}
-    values |= {
-        "ARCH": subdir.partition("-")[2],
-        "CONDA_BUILD": "1",
-        "CONDA_BUILD_STATE": "TEST",
-        "CONDA_DEFAULT_ENV": prefix,
-        "CONDA_PREFIX": prefix,
-        "CONDA_SHLVL": "1",
-        "LIBRARY_BIN": f"{prefix}\\Library\\bin",
-        "LIBRARY_INC": f"{prefix}\\Library\\include",
-        "LIBRARY_LIB": f"{prefix}\\Library\\lib",
-        "LIBRARY_PREFIX": f"{prefix}\\Library",
-        "PKG_BUILDNUM": str(artifact.build_number),
-        "PKG_BUILD_STRING": artifact.build,
-        "PKG_NAME": artifact.name,
-        "PKG_VERSION": artifact.version,
-        "PREFIX": prefix,
-        "PYTHONNOUSERSITE": "1",
-        "RECIPE_DIR": folder,
-        "SCRIPTS": f"{prefix}\\Scripts",
-        "SHLIB_EXT": ".dll",
-        "SRC_DIR": folder,
-        "SUBDIR": subdir,
-        "build_platform": subdir,
-    }
-    if hashed := re.search(r"h[0-9a-f]{7}", artifact.build):
-        values["PKG_HASH"] = hashed.group()
-    for installed in environment.packages:
-        if installed.name == "python":
-            short = ".".join(installed.version.split(".")[:2])
-            values |= {
-                "CONDA_PY": short.replace(".", ""),
-                "PY_VER": short,
-                "SP_DIR": f"{prefix}\\Lib\\site-packages",
-                "STDLIB_DIR": f"{prefix}\\Lib",
-            }
-    return values
 
 
 def _variables(values: Mapping[str, str]) -> str:
