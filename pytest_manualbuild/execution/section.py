@@ -7,6 +7,7 @@ wrong is raised (``HostError``); what the package does wrong is a result.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,12 +17,16 @@ from pytest_manualbuild.execution import aftermath, display, posix, windows
 from pytest_manualbuild.execution.asked import SHORT_S, Asked
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
-from pytest_manualbuild.hosts.base import Connection, Exit, Mark, Output, Running
+from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, Running
 from pytest_manualbuild.model import PlannedPackage
 from pytest_manualbuild.records import CheckResult, LinkedEnvironment
 
 POLL_S = 0.2
 """How often a wait looks up to see whether it should stop; it adds nothing to a result."""
+OUTLIVES_S = 1.0
+"""How long a host must be there after a test on it was killed from outside."""
+_FROM_OUTSIDE = (129, 130, 137, 143)
+_MOST_HELD = 64
 
 
 class Dialect(Protocol):
@@ -76,6 +81,7 @@ class SectionRun:
         self._stopped = stopped
         self._warn = warn
         self._marks = Marks()
+        self._held: deque[Event] = deque()
         self._results = Results(planned, place, give)
 
     def run(self, connection: Connection, scripts: Mapping[str, bytes]) -> bool:
@@ -131,7 +137,7 @@ class SectionRun:
             if self._stopped():
                 running.kill()
                 raise Interrupted("The run was interrupted.", remedy="Run it again.")
-            event = running.next_event(POLL_S)
+            event = self._next(running, trust=not clean)
             if isinstance(event, Output):
                 self._results.output(event.stream, event.data)
             elif isinstance(event, Mark):
@@ -147,6 +153,22 @@ class SectionRun:
                 self._results.overran(f"{overran} and was killed{_named(killed)}.")
                 clean = False
 
+    def _next(self, running: Running, *, trust: bool) -> Event | None:
+        """Return the next event; one that tells of a kill only when the host outlived it.
+
+        A host that goes down ends the tests first, and may get to say so. Raises HostLost then.
+        With ``trust``, it was this side that killed.
+        """
+        if not self._held:
+            event = running.next_event(POLL_S)
+            if trust or not _tells_of_a_kill(event):
+                return event
+            deadline = time.monotonic() + OUTLIVES_S
+            while event is not None and len(self._held) < _MOST_HELD:
+                self._held.append(event)
+                event = running.next_event(max(0.0, deadline - time.monotonic()))
+        return self._held.popleft()
+
     def _overran(self, began_s: float) -> str:
         now_s = time.monotonic()
         if now_s - self._results.began_s > self._limits.check_s:
@@ -154,6 +176,17 @@ class SectionRun:
         if now_s - began_s > self._limits.section_s:
             return f"The test section ran longer than {self._limits.section_s:g} s"
         return ""
+
+
+def _tells_of_a_kill(event: Event | None) -> bool:
+    """Say whether something ended by a signal that comes from outside: HUP, INT, KILL or TERM."""
+    match event:
+        case Exit(status=status):
+            return status in _FROM_OUTSIDE
+        case Mark(text=text):
+            return text.split()[1:2] in [[str(status)] for status in _FROM_OUTSIDE]
+        case _:
+            return False
 
 
 def _named(killed: Sequence[str]) -> str:
