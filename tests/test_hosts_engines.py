@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import dockerd
@@ -202,6 +203,27 @@ def test_a_delivery_that_is_broken_off_is_an_error_of_that_phase(
     assert second.docker("ps", "-aq").stdout == ""
 
 
+def test_a_sweep_waits_for_a_removal_that_another_has_begun(
+    second: dockerd.Engine, run: Run
+) -> None:
+    host = Host(name="tiny", kind="docker", subdir="linux-64", image=TINY, engine=second.url)
+    with contextlib.closing(hosts.provider("docker").start(host, run, [], quiet)):
+        (container,) = second.docker("ps", "-q", "--no-trunc").stdout.split()
+        (shim,) = subprocess.check_output(["pgrep", "-f", f"shim.*{container}"]).split()
+        os.kill(int(shim), signal.SIGSTOP)  # the engine waits for it
+        first = threading.Thread(target=second.docker, args=("rm", "-f", container))
+        first.start()
+        resume = threading.Timer(2.0, os.kill, (int(shim), signal.SIGCONT))
+        time.sleep(0.5)
+        resume.start()
+
+        hosts.sweep(run)
+
+        assert second.docker("ps", "-aq").stdout == ""
+        first.join(60)
+        resume.join(60)
+
+
 @pytest.fixture(scope="module")
 def far_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dockerd.Engine, Host]]:
     """An engine over TLS whose disk has 30 MB, and a host on it."""
@@ -278,7 +300,7 @@ def test_an_engine_whose_disk_is_full_is_an_error_of_the_phase(
 
     with pytest.raises(EnvironmentBroken, match="While delivering") as delivering:
         provider.start(host, run, [linked], quiet)
-    with suppress(OSError):
+    with contextlib.suppress(OSError):
         (engine.folder.parent / "full").write_bytes(b"x" * 40_000_000)
     with pytest.raises(HostUnavailable, match="cannot start a container") as provisioning:
         provider.start(host, run, [], quiet)

@@ -13,6 +13,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ LIBRARIES = ("docker",)
 """What takes long to import, and is not needed by who has no such hosts."""
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
+_GONE_S = 30
 
 
 class DockerProvider:
@@ -162,17 +164,33 @@ def _remove_all(host: Host, run: Run) -> list[str]:
     with engines.engine(host, run) as client:
         ours = {"label": f"{RUN_LABEL}={run.run_id}"}
         spared = kept.places(run.run_id)
-        for container in client.containers.list(all=True, ignore_removed=True, filters=ours):
-            if container.id in spared:
-                continue
+        found = [one for one in _containers(client, ours) if one["Id"] not in spared]
+        for container in found:
             with engines.gone_is_fine():
-                client.api.remove_container(container.id, force=True, v=True)
-            removed.append(f"container {container.name}")
+                client.api.remove_container(container["Id"], force=True, v=True)
+        _wait_until_gone(client, ours, {container["Id"] for container in found})
+        removed += [f"container {container['Names'][0].lstrip('/')}" for container in found]
         for volume in client.volumes.list(filters={**ours, "dangling": True}):
             with engines.gone_is_fine():
                 volume.remove(force=True)
             removed.append(f"volume {volume.name[:12]}")
     return removed
+
+
+def _containers(client: Any, ours: dict[str, str]) -> list[dict[str, Any]]:  # noqa: ANN401 # as in engines
+    return list(client.api.containers(all=True, filters=ours))
+
+
+def _wait_until_gone(client: Any, ours: dict[str, str], names: set[str]) -> None:  # noqa: ANN401 # as in engines
+    """See containers go; an engine that is removing one already refuses to do it once more."""
+    deadline = time.monotonic() + _GONE_S
+    while left := names.intersection(one["Id"] for one in _containers(client, ours)):
+        if time.monotonic() > deadline:
+            raise HostUnavailable(
+                f"The engine did not remove the container {min(left)[:12]} in {_GONE_S} s.",
+                remedy="Look at it with `docker inspect`, then `manualbuild hosts sweep` again.",
+            )
+        time.sleep(0.05)
 
 
 class _MountRefused(Exception):
