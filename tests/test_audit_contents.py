@@ -227,7 +227,9 @@ RATTLER = "recipe:\n  package: {name: odd, version: '1'}\n  tests: [%s]\n  about
     [
         ("{script: [odd]}", b"- script: [odd]\n", None),
         ("{script: [odd]}", b"[]\n", "tests-missing"),
-        ("{package_contents: {files: [a]}}", b"[]\n", "tests-none"),
+        ("{package_contents: {files: [a]}}", b"[]\n", "tests-contents"),
+        ("{package_contents: {}}", b"[]\n", "tests-none"),
+        ("", b"[]\n", "tests-none"),
     ],
 )
 def test_tests_in_the_manner_of_rattler_build_are_seen(

@@ -131,10 +131,10 @@ def _short(value: object) -> str:
 
 
 def _tests(name: str, recipe: Mapping[str, Any], info: Mapping[str, bytes]) -> Iterator[Finding]:
-    section = recipe.get("test")
-    # rattler-build checks `package_contents` when it builds, and does not keep it.
+    section, rows = recipe.get("test"), _tables(recipe.get("tests"))
+    # rattler-build looks at `package_contents` when it builds; its tests.yaml leaves that out.
     described = (
-        any(test.keys() - {"package_contents"} for test in _tables(recipe.get("tests")))
+        any(row.keys() - {"package_contents"} for row in rows)
         or (isinstance(section, dict) and any(section.get(key) for key in _TESTED))
         or any(file.startswith("info/recipe/run_test.") for file in info)
     )
@@ -148,7 +148,17 @@ def _tests(name: str, recipe: Mapping[str, Any], info: Mapping[str, bytes]) -> I
             "Its recipe has tests, and the package does not carry them.",
             "Build it again, and let no one take files out of it.",
         )
-    elif not described and not carried:
+    elif described or carried:
+        return
+    elif any(row.get("package_contents") for row in rows):
+        yield _finding(
+            "tests-contents",
+            name,
+            "Its recipe tests only which files it holds (package_contents); nothing of it is run.",
+            "Add a test that runs something of it, such as an import or a command.",
+            Severity.WARNING,
+        )
+    else:
         yield _finding(
             "tests-none",
             name,
