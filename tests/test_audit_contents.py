@@ -147,6 +147,10 @@ CASES: dict[str, tuple[tuple[str, str, str], dict[str, bytes], dict[str, Any]]] 
         ("warning", "secret-key", "a/tests/a.pem"), {"a/tests/a.pem": KEY}, {},
     ),
     "token": (("error", "secret-token", "etc/a"), {"etc/a": TOKEN}, {}),
+    "fine-grained token": (
+        ("error", "secret-token", "etc/a"), {"etc/a": b"github_pat_" + b"aB3_" * 20}, {},
+    ),
+    "token of PyPI": (("error", "secret-token", "etc/a"), {"etc/a": b"pypi-AgE" + b"aB3" * 20}, {}),
     "channel token": (
         ("error", "secret-token", "etc/a"),
         {"etc/a": b"https://conda.example.org/t/ka-0f2c4b6d-1111-2222-3333-444455556666/c"}, {},
