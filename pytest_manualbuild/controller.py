@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from pytest_manualbuild import __version__, evidence, hosts, matrix, narrowing, plan, show
+from pytest_manualbuild import __version__, commits, evidence, hosts, matrix, narrowing, plan, show
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.hosts.runs import Run
@@ -252,6 +252,7 @@ class Controller(Session):
             plan_sha256=plan.digest(self.plan),
             hosts=tuple(self._record(host.name) for host in self.plan.matrix.hosts),
             results=results,
+            sources=commits.sources(Path(self.plan.recipe)),
             controller={
                 "system": f"{platform.system()} {platform.release()} {platform.machine()}",
                 "python": platform.python_version(),

@@ -22,6 +22,7 @@ import msgspec
 
 from pytest_manualbuild import build_record, checks, strictjson
 from pytest_manualbuild import plan as planning
+from pytest_manualbuild.commits import Sources
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
 from pytest_manualbuild.model import Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
@@ -65,6 +66,8 @@ class Evidence:
     results: tuple[CheckResult, ...]
     """One for each (host, package, check) of the plan, in its order."""
     controller: dict[str, str]
+    sources: Sources | None = None
+    """The commit of the recipe's folder; None: it was not under git."""
     junit_sha256: str = ""
     logs: dict[str, str] = field(default_factory=dict)
     """sha256 of each log, by its path relative to the folder of the evidence."""

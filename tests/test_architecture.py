@@ -12,7 +12,17 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 ROAD = [
     {"__init__", "errors", "model", "records"},
     {"globs", "strictjson", "package", "recipe"},
-    {"matrix", "checks", "plan", "outline", "carried", "build", "build_record", "_rattler_build"},
+    {
+        "matrix",
+        "checks",
+        "plan",
+        "outline",
+        "carried",
+        "build",
+        "build_record",
+        "commits",
+        "_rattler_build",
+    },
     {"hosts", "framing", "shells", "batch"},
     {"audit", "compare", "diffoscope"},
     {"environment"},

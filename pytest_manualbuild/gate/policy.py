@@ -31,6 +31,7 @@ from pytest_manualbuild.records import Finding, Severity
 
 DEFAULT_LABEL = "manual"
 _LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -80,6 +81,8 @@ class Gate:
     max_age_days: int | None = None
     ledger: str | None = None
     """The file of runs that were used, relative to the policy's; a run counts once."""
+    reviewed_branch: str | None = None
+    """The branch of the feedstock that the recipe's commit must be on, such as ``origin/main``."""
     severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
@@ -104,6 +107,8 @@ class Enabled:
     by: str | None = None
     until: date | None = None
     builders: tuple[str, ...] = ()
+    clone: str | None = None
+    """A git clone of its feedstock, relative to the policy's file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,8 @@ class Policy:
     """What ``gate.ledger`` holds."""
     allowed: AllowedSigners | None = None
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
+    clones: dict[str, Path] = field(default_factory=dict)
+    """The clone of the feedstock of each package that has one."""
 
     def label(self) -> str:
         """Return the label that packages get."""
@@ -179,6 +186,7 @@ def load(path: Path | None) -> Policy:
         matrix=_matrix(path, policy),
         allowed=_allowed(path, policy),
         ledger=ledgers.load(path.parent / policy.gate.ledger) if policy.gate.ledger else None,
+        clones={row.package: path.parent / row.clone for row in policy.enabled if row.clone},
     )
     for problem in _problems(policy):
         raise PolicyError(f"{path}: {problem}.", remedy="Correct that value.")
@@ -244,6 +252,22 @@ def _problems(policy: Policy) -> Iterator[str]:
     for row in policy.enabled:
         if not row.package.strip():
             yield "enabled.package: it names no package"
+    yield from _problems_of_clones(policy)
+
+
+def _problems_of_clones(policy: Policy) -> Iterator[str]:
+    branch = policy.gate.reviewed_branch
+    if branch is not None and (not _BRANCH.fullmatch(branch) or ".." in branch):
+        yield f"gate.reviewed_branch: {branch!r} is not the name of a branch"
+    if branch is not None and not policy.enabled:
+        yield "gate.reviewed_branch: it wants [[enabled]] tables, each with the clone to look in"
+    for row in policy.enabled:
+        if branch is not None and not row.clone:
+            yield f"enabled.clone: {row.package} has none, and gate.reviewed_branch wants one"
+        if branch is None and row.clone:
+            yield f"enabled.clone: that of {row.package} wants a gate.reviewed_branch"
+        if {other.clone for other in policy.rows(row.package)} != {row.clone}:
+            yield f"enabled.clone: {row.package} has several"
 
 
 def _problems_of_findings(gate: Gate) -> Iterator[str]:

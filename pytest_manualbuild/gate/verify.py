@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_manualbuild import audit, body, carried, package, plan
+from pytest_manualbuild.commits import Reviewed, look_up
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
 from pytest_manualbuild.gate import approvals, rules
@@ -66,7 +67,7 @@ def verify(
     verdict = rules.judge(
         rules.Case(
             stored=evidence.whole,
-            runs=tuple(_run(path, stored) for path, stored in evidence.runs.items()),
+            runs=tuple(_run(path, stored, policy) for path, stored in evidence.runs.items()),
             packages=tuple(found),
             people=people,
             policy=policy,
@@ -83,7 +84,7 @@ def verify(
     )
 
 
-def _run(folder: Path, stored: Stored) -> rules.Run:
+def _run(folder: Path, stored: Stored, policy: Policy) -> rules.Run:
     report = _bytes(folder / "junit.xml")
     cases: tuple[junit.Case, ...] | None
     try:
@@ -105,7 +106,20 @@ def _run(folder: Path, stored: Stored) -> rules.Run:
             for path in sorted((folder / "logs").rglob("*"))
             if path.is_file()
         },
+        reviewed=_reviewed(folder / "recipe", stored.evidence, policy),
     )
+
+
+def _reviewed(recipe: Path, evidence: Evidence, policy: Policy) -> Reviewed | None:
+    names = {planned.artifact.name for planned in evidence.plan.packages}
+    clones = {policy.clones.get(name) for name in names}
+    clone = clones.pop() if len(clones) == 1 else None  # a recipe lies in one feedstock
+    if policy.gate.reviewed_branch is None or evidence.sources is None or clone is None:
+        return None
+    try:
+        return look_up(clone, policy.gate.reviewed_branch, evidence.sources, recipe)
+    except (ManualBuildError, OSError):
+        return Reviewed(problem="the recipe kept with the evidence cannot be read.")
 
 
 def _sha256(path: Path) -> str:
