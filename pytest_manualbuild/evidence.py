@@ -11,16 +11,15 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pytest_manualbuild import build_record, checks, strictjson
+from pytest_manualbuild import build_record, checks, strictjson, untrusted
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.commits import Sources
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
@@ -290,12 +289,7 @@ def read(folder: Path) -> Stored:
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of an ``evidence.json``; EvidenceError if there is none, or too large."""
     try:
-        status = path.stat()
-        if status.st_size > MOST_BYTES or not stat.S_ISREG(status.st_mode):
-            raise EvidenceError(
-                f"{path}: it is too large, or no file at all.", remedy="Run the tests again."
-            )
-        return path.read_bytes()
+        return untrusted.read(path, MOST_BYTES)
     except OSError as error:
         raise EvidenceError(
             f"{path}: there is no evidence to read ({error.strerror}).",
@@ -319,17 +313,27 @@ def parse(data: bytes, path: Path) -> Stored:
         subjects = [(str(s["name"]), str(s["digest"]["sha256"])) for s in statement["subject"]]
         if len(dict(subjects)) != len(subjects):
             raise ValueError("a package is named twice")
-        return Stored(
-            evidence=msgspec.convert(predicate, type=Evidence),
-            subjects=dict(subjects),
-            result=str(predicate["result"]),
-        )
+        evidence = msgspec.convert(predicate, type=Evidence)
+        for key in _unknown(predicate, msgspec.to_builtins(evidence) | {"result": ""}):
+            raise ValueError(f"unknown key {key!r}")
+        return Stored(evidence=evidence, subjects=dict(subjects), result=str(predicate["result"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvidenceError(
             f"{path}: not evidence as this tool writes it ({reason}).",
             remedy="Run the tests again.",
         ) from error
+
+
+def _unknown(given: object, understood: object) -> Iterator[str]:
+    """Yield keys that mean nothing to us: they may say what changes the meaning of the rest."""
+    if isinstance(given, dict) and isinstance(understood, dict):
+        yield from given.keys() - understood.keys()
+        for key in given.keys() & understood.keys():
+            yield from _unknown(given[key], understood[key])
+    elif isinstance(given, list) and isinstance(understood, list | tuple):
+        for one, other in zip(given, understood, strict=False):
+            yield from _unknown(one, other)
 
 
 def _milliseconds(value: object) -> int:

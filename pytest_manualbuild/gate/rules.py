@@ -156,7 +156,7 @@ def _identity(run: Run) -> Iterator[Reason]:
         yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
     else:
         planned = evidence.plan.matrix
-        if (hosts.sha256, hosts.hosts) != (planned.sha256, planned.hosts):
+        if replace(hosts, name=planned.name) != planned:
             yield _reject("The matrix kept with the evidence is not the one that was run.")
     if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
@@ -233,7 +233,7 @@ def _shipped(case: Case) -> Iterator[Reason]:
     """What rattler-build would run from the package is what the reviewed recipe says."""
     for found in case.packages:
         sections = of_the_package(case.stored.evidence.plan.package(found.key).sections)
-        if found.artifact is None or not sections[0].schema:
+        if found.artifact is None or not sections or not sections[0].schema:
             continue
         for difference in differences(
             shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
