@@ -56,6 +56,30 @@ CASES: dict[str, tuple[tuple[str, str, str], dict[str, bytes], dict[str, Any]]] 
     "another subdir": (("error", "index-subdir", "info/index.json"), {}, index(subdir="osx-64")),
     "unknown subdir": (("error", "index-subdir", "info/index.json"), {}, index(subdir="amiga")),
     "build number": (("error", "index-invalid", "info/index.json"), {}, index(build_number="0")),
+    "dash in the version": (
+        ("error", "index-invalid", "info/index.json"), {}, index(version="1-2"),
+    ),
+    "capitals in the name": (("error", "index-invalid", "info/index.json"), {}, index(name="Odd")),
+    "endless spec": (
+        ("error", "index-depends", "info/index.json"), {}, index(depends=["1" * 200_000 + "\n?"]),
+    ),
+    "number without end": (
+        ("error", "index-depends", "info/index.json"),
+        {"lib/a.cpython-311-x.so": b""}, index(depends=["python >=" + "9" * 5000]),
+    ),
+    "aliases without end": (
+        ("error", "recipe-unreadable", "info/recipe/meta.yaml"), {},
+        {"info": {"info/recipe/meta.yaml": b"source: {url: x, sha256: &a [" + b"x," * 60_000
+                  + b"]}\ntest: {commands: [" + b"*a," * 1000 + b"]}\n"}},
+    ),
+    "number to the base of 60": (
+        ("error", "source-unpinned", "info/recipe/meta.yaml"), {},
+        {"info": {"info/recipe/meta.yaml": b"source: {url: x, sha256: 1%b}" % (b":59" * 200_000)}},
+    ),
+    "more than is told": (
+        ("error", "archive-members", ""), {},
+        {"info": {"info/files": b"\n".join(b"f%d" % number for number in range(100_001))}},
+    ),
     "noarch": (("error", "index-noarch", "info/index.json"), {}, index(noarch="python")),
     "depends": (("error", "index-depends", "info/index.json"), {}, index(depends=["a;rm"])),
     "no paths.json": (
@@ -198,6 +222,19 @@ INNOCENT = {
 @pytest.mark.parametrize("case", INNOCENT)
 def test_what_only_looks_like_a_leak_is_none(case: str) -> None:
     assert leaks.search("lib/a.so", iter([memoryview(INNOCENT[case])])).findings == ()
+
+
+def test_many_warnings_hide_no_error(tmp_path: Path) -> None:
+    """Names that differ in case are no more than warnings on Linux."""
+    staged = {
+        f"share/{letter}{number}": builder.Staged(data=b"")
+        for number in range(10_001) for letter in "aA"
+    }  # fmt: skip
+    staged["share/z"] = builder.Staged(data=b"", link="../../../etc/passwd")
+    built = builder.Built(recipe=None, files=staged, subdir="linux-64", name="odd", version="1")
+    (path,) = builder.write(built, tmp_path, ".conda")
+
+    assert ("error", "archive-members", "") in codes(path)
 
 
 def test_tests_taken_out_of_a_package_are_missed(tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
+from pytest_manualbuild.errors import RecipeError
+from pytest_manualbuild.recipe import document
 from pytest_manualbuild.records import Finding, Severity
 
 _RECIPES = ("info/recipe/rendered_recipe.yaml", "info/recipe/meta.yaml", "info/recipe/recipe.yaml")
 _MOST_RECIPE = 4 << 20
-_MOST_DEPTH = 100
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CREDENTIALS = re.compile(rb"[a-z]://[^\s/:@\"'{}<>]+:[^\s/:@\"'{}<>]+@")
@@ -67,19 +65,12 @@ def _load(content: bytes) -> dict[str, Any] | None:
 
 
 def _parse(content: bytes) -> object:
-    """Return what a YAML text says; None if it is too large, too deep or not valid."""
+    """Return what a YAML text says, numbers as text; None if it is too large or not valid."""
     if len(content) > _MOST_RECIPE:
         return None
-    depth = 0
     try:
-        # The C loader overflows its stack on deep nesting; events come without recursion.
-        for event in yaml.parse(content, Loader=_LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MOST_DEPTH:
-                return None
-        parsed: object = yaml.load(content, Loader=_LOADER)  # noqa: S506 # both are safe
-    except (yaml.YAMLError, ValueError, RecursionError):
+        parsed: object = document.load(content.decode(), "")
+    except (RecipeError, ValueError):
         return None
     return parsed
 
