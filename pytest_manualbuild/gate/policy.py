@@ -31,6 +31,7 @@ from pytest_manualbuild.records import Finding, Severity
 
 DEFAULT_LABEL = "manual"
 _LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
+_MOST_DAYS = 36_500
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -240,14 +241,11 @@ def _problems(policy: Policy) -> Iterator[str]:
             yield f"target.{key}: {label!r} is not a label"
     if target.staging in (policy.label(), "main"):
         yield "target.staging: it must be neither the label itself nor main"
-    if min(gate.approvals, gate.rebuilds) < 0 or (
-        gate.max_age_days is not None and gate.max_age_days < 1
-    ):
+    if min(gate.approvals, gate.rebuilds) < 0:
         yield "gate: numbers must not be negative"
+    if gate.max_age_days is not None and not 1 <= gate.max_age_days <= _MOST_DAYS:
+        yield f"gate.max_age_days: it must be from 1 to {_MOST_DAYS}"
     yield from _problems_of_findings(gate)
-    for one in gate.accepted_deviations:
-        if not one.reason.strip():
-            yield f"gate.accepted_deviations: {one.kind} wants a reason"
     yield from _problems_of_people(policy)
     for row in policy.enabled:
         if not row.package.strip():
@@ -278,10 +276,13 @@ def _problems_of_findings(gate: Gate) -> Iterator[str]:
             yield f"{where}: the audit has no code {code!r}"
         if code.startswith("archive-"):
             yield f"{where}: {code} is about what is unsafe to unpack, and stands"
+    for deviation in gate.accepted_deviations:
+        if not deviation.reason.strip():
+            yield f"gate.accepted_deviations: {deviation.kind} wants a reason"
     for one in gate.accepted:
         if not one.reason.strip():
             yield f"gate.accepted: {one.code} wants a reason"
-        if not one.path.strip("*/?") and one.path:
+        if one.path and not re.sub(r"\[[^]]*\]|[^\w]", "", one.path):
             yield f"gate.accepted: {one.code}: the path {one.path!r} is too wide"
 
 
