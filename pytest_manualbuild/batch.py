@@ -174,6 +174,10 @@ class BatchConnection:
             raise self._lost(f"it did not finish a small script within {timeout_s:g} s")
         return done
 
+    def look(self, script: str, *, timeout_s: float) -> bytes:
+        """Return what a short script prints; see ``hosts.base.Connection``."""
+        return self.run(script, timeout_s=timeout_s).stdout
+
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""
         self._machine.write(

@@ -122,7 +122,7 @@ class SectionRun:
                 self._display.stop(connection)
             left = connection.settle()
             script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
-            said = connection.run(script, timeout_s=SHORT_S).stdout
+            said = connection.look(script, timeout_s=SHORT_S)
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
             return False

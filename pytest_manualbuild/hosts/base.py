@@ -137,6 +137,14 @@ class Connection(Protocol):
         """Run a short script to its end; HostLost when it takes longer than ``timeout_s``."""
         ...
 
+    def look(self, script: str, *, timeout_s: float) -> bytes:
+        """Return what a short script prints that reads the host and changes nothing there.
+
+        It is of POSIX sh where ``run`` wants bash: no process begins for it alone. HostLost
+        when it takes longer than ``timeout_s``.
+        """
+        ...
+
     def settle(self) -> tuple[str, ...]:
         """Kill what scripts that ended left behind; return its names, as far as known.
 
