@@ -129,6 +129,11 @@ class BatchConnection:
             self._process = None
         self._framing.ended(status)
 
+    def assure_alive(self) -> None:
+        """Look whether the host is there; see ``hosts.base.Running``."""
+        if how := self._machine.lost():
+            raise self._lost(how)
+
     def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""
         names = self._machine.kill()

@@ -231,6 +231,12 @@ class ShellConnection:
                 return None
             self._receive(min(left_s, 1.0))
 
+    def assure_alive(self) -> None:
+        """Wait for a sign of life; see ``hosts.base.Running``."""
+        self._framing.answers.pop("pong", None)
+        self._send(self._say("pong", "yes"))
+        self._await("pong", SILENCE_S)
+
     def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""
         names = self._kill()
@@ -319,13 +325,16 @@ class ShellConnection:
         return f"printf '\\036{self._nonce}:{kind}:%s\\036' {text}\n"
 
     def _answer(self, kind: str, timeout_s: float) -> str:
+        """Return an answer of the control shell; nobody wants the events that come meanwhile."""
+        return self._await(kind, timeout_s, drop=True)
+
+    def _await(self, kind: str, timeout_s: float, *, drop: bool = False) -> str:
         deadline = time.monotonic() + timeout_s
         while kind not in self._framing.answers:
             if time.monotonic() > deadline:
                 raise self._lost(f"it did not answer within {timeout_s:g} s")
             self._receive(0.5)
-            # Nobody takes events meanwhile, and output must not pile up.
-            while self._framing.next() is not None:
+            while drop and self._framing.next() is not None:  # output must not pile up
                 pass
         return self._framing.answers.pop(kind)
 

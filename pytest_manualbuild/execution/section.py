@@ -167,6 +167,8 @@ class SectionRun:
             while event is not None and len(self._held) < _MOST_HELD:
                 self._held.append(event)
                 event = running.next_event(max(0.0, deadline - time.monotonic()))
+            # One that went without a word is silent like one where nothing happens.
+            running.assure_alive()
         return self._held.popleft()
 
     def _overran(self, began_s: float) -> str:

@@ -82,6 +82,13 @@ class Running(Protocol):
         """
         ...
 
+    def assure_alive(self) -> None:
+        """Wait for a sign of life that the host gives from now on; HostLost when none comes.
+
+        Events that come meanwhile stay for ``next_event``.
+        """
+        ...
+
     def kill(self) -> tuple[str, ...]:
         """Kill the script and all its descendants inside the host, at once.
 
