@@ -129,6 +129,11 @@ class BatchConnection:
             self._process = None
         self._framing.ended(status)
 
+    def assure_alive(self) -> None:
+        """Look whether the host is there; see ``hosts.base.Running``."""
+        if how := self._machine.lost():
+            raise self._lost(how)
+
     def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""
         names = self._machine.kill()
@@ -173,6 +178,10 @@ class BatchConnection:
         if done is None:
             raise self._lost(f"it did not finish a small script within {timeout_s:g} s")
         return done
+
+    def look(self, script: str, *, timeout_s: float) -> bytes:
+        """Return what a short script prints; see ``hosts.base.Connection``."""
+        return self.run(script, timeout_s=timeout_s).stdout
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""

@@ -122,7 +122,7 @@ class SectionRun:
                 self._display.stop(connection)
             left = connection.settle()
             script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
-            said = connection.run(script, timeout_s=SHORT_S).stdout
+            said = connection.look(script, timeout_s=SHORT_S)
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
             return False
@@ -167,6 +167,8 @@ class SectionRun:
             while event is not None and len(self._held) < _MOST_HELD:
                 self._held.append(event)
                 event = running.next_event(max(0.0, deadline - time.monotonic()))
+            # One that went without a word is silent like one where nothing happens.
+            running.assure_alive()
         return self._held.popleft()
 
     def _overran(self, began_s: float) -> str:
