@@ -63,13 +63,14 @@ def test_the_command_ends_with_0_for_a_good_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["missing.conda", "empty.conda", "text.tar.bz2", "a.txt", "d.conda"]
+    "name", ["missing.conda", "empty.conda", "text.tar.bz2", "a.txt", "d.conda", "endless.conda"]
 )
 def test_bad_input_is_one_line_and_4(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty.conda").write_bytes(b"")
     (tmp_path / "text.tar.bz2").write_bytes(b"<html>")
     (tmp_path / "a.txt").write_bytes(b"text")
     (tmp_path / "d.conda").mkdir()
+    (tmp_path / "endless.conda").symlink_to("/proc/kmsg")
 
     done = manualbuild("audit", name, cwd=tmp_path)
 

@@ -234,7 +234,7 @@ def _allowed(path: Path, policy: Policy) -> AllowedSigners | None:
 
 def _problems(policy: Policy) -> Iterator[str]:
     target, gate = policy.target, policy.gate
-    if target.owner is not None and not _OWNER.fullmatch(target.owner):
+    if target.owner is not None and not is_owner(target.owner):
         yield f"target.owner: {target.owner!r} is not the name of a channel's owner"
     for key, label in (("label", target.label), ("staging", target.staging)):
         if isinstance(label, str) and not is_label(label):
@@ -303,6 +303,11 @@ def _problems_of_people(policy: Policy) -> Iterator[str]:
     for builder in sorted(builders):
         if not allowed.may(builder, Role.REPORT):
             yield f"enabled.builders: {builder!r} may not sign reports ({Role.REPORT.namespace})"
+
+
+def is_owner(text: str) -> bool:
+    """Say whether a text can name the owner of a channel on anaconda.org."""
+    return _OWNER.fullmatch(text) is not None
 
 
 def is_label(text: str) -> bool:

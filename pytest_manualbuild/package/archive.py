@@ -137,6 +137,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             )
         if path.exists() and not path.is_file():
             raise ArtifactError(f"{path}: it is no file.", remedy="Give the file of a package.")
+        if path.exists() and not path.stat().st_size:
+            # So do files of /proc look, some of which keep their reader waiting for ever.
+            raise ArtifactError(f"{path}: it is empty.", remedy="Build or fetch it again.")
         with path.open("rb") as file:
             yield file
     except ArtifactError:
