@@ -23,7 +23,7 @@ from pytest_manualbuild import build_record, checks, strictjson, untrusted
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.commits import Sources
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.model import Plan
+from pytest_manualbuild.model import CheckKey, Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord, Outcome
 
@@ -42,8 +42,6 @@ _VIEWS = (
     "SHA256SUMS",
     "receipt.json",
 )
-Key = tuple[str, str, str]
-"""(host, package key, check name)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +136,8 @@ def _is_ours(folder: Path) -> bool:
 
 def conclude(
     planned: Plan,
-    found: Mapping[Key, CheckResult],
-    selected: Collection[Key],
+    found: Mapping[CheckKey, CheckResult],
+    selected: Collection[CheckKey],
     *,
     pytest_status: int,
 ) -> tuple[tuple[CheckResult, ...], int]:
@@ -184,7 +182,7 @@ def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) 
         return 1
     if Outcome.ERROR in outcomes or pytest_status != 0:
         return 16
-    required = {host.name for host in planned.matrix.hosts if host.required and not host.standin}
+    required = {host.name for host in planned.matrix.hosts if host.decides}
     judged = [result for result in asked if result.host in required] or asked
     proving = {
         package.artifact.key: checks.proving(package.sections) for package in planned.packages

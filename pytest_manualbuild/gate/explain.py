@@ -37,7 +37,7 @@ def _gate(policy: Policy) -> Iterator[str]:
     if policy.matrix is None:
         yield "Any matrix will do that requires a host for each package."
     else:
-        required = [h.name for h in policy.matrix.hosts if h.required and not h.standin]
+        required = [h.name for h in policy.matrix.hosts if h.decides]
         yield f"The matrix is {policy.matrix.name}; it requires {', '.join(required) or 'no host'}."
     if gate.max_age_days is not None:
         yield f"A report counts for {gate.max_age_days} days."

@@ -270,7 +270,7 @@ def _results(case: Case) -> Iterator[Reason]:
     yield from outcomes.outcomes(case.stored, case.people, case.policy, case.now)
     yield from outcomes.hosts(evidence)
     for artifact in artifacts:
-        judged = [h for h in plan.matrix.hosts if h.required and not h.standin]
+        judged = [h for h in plan.matrix.hosts if h.decides]
         if not any(artifact.subdir in (host.subdir, "noarch") for host in judged):
             yield _unsure(
                 f"{artifact.key}: the matrix {plan.matrix.name!r} requires no host for"
