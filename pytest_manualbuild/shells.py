@@ -69,6 +69,11 @@ if setsid true >/dev/null 2>&1; then _mb_new() { exec setsid "$@"; }
 else _mb_new() { exec bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
 if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
 """
+_ESCAPES = {
+    **{byte: f"\\{byte:03o}" for byte in (*range(32), *b"'\\", *range(127, 256))},
+    ord("\n"): "\n",
+    ord("%"): "%%",  # some make a percent sign of its number first, and then read it as one
+}
 _PROBLEMS: Mapping[str, tuple[str, str]] = {
     "bash": (
         "it has no bash, and recipes' tests need one",
@@ -93,6 +98,15 @@ _PROBLEMS: Mapping[str, tuple[str, str]] = {
 def whole(script: str) -> str:
     """Return a script as ``READ_SCRIPT`` wants it: with a sign at its end that it is all there."""
     return f"{script}{_WHOLE}"
+
+
+def _as_format(script: str) -> str:
+    """Return a script as a quoted format of ``printf``: printable ASCII, whatever it holds.
+
+    The control shell's own printf writes it, where a decoder would be one more process.
+    """
+    data = script.encode(errors="surrogateescape")
+    return f"'{data.decode('latin-1').translate(_ESCAPES)}'"
 
 
 class Transport(Protocol):
@@ -179,14 +193,11 @@ class ShellConnection:
             f"builtin printf '{mark}' \"$1\" >&200; builtin printf '{mark}' \"$1\" >&201; "
             "return $_mb_status; } 2>/dev/null\n"
         )
-        text = base64.encodebytes(
-            whole(f"{header}{script}\n").encode(errors="surrogateescape")
-        ).decode()
+        text = _as_format(whole(f"{header}{script}\n"))
         exit_marker = self._exit_marker(exit_nonce)
         self._send(
-            f"{{ base64 $_mb_d <<'{exit_nonce}' |"
+            f"{{ printf {text} |"
             f" ( _mb_new env -i {self._exports()} bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
-            f"{text}{exit_nonce}\n"
             f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
         return self

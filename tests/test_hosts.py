@@ -145,6 +145,22 @@ def test_marks_come_although_a_script_closes_a_stream(connection: Connection, cl
     ]  # fmt: skip
 
 
+def test_a_script_ended_when_both_streams_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_manualbuild.framing._ALONE_S", 0.0)
+    framing = Framing()
+    mark, ended = framing.begin()
+    framing.feed("stderr", f"\x1e{ended}:exit:0\x1e".encode())
+    framing.feed("stdout", f"\x1e{mark}:mark:a\x1e".encode())
+
+    assert framing.next() == Mark(text="a")
+    assert framing.next() is None
+
+    framing.feed("stdout", f"more\x1e{ended}:exit:0\x1e".encode())
+    assert [framing.next(), framing.next()] == [
+        Output(stream="stdout", data=b"more"), Exit(status=0)
+    ]  # fmt: skip
+
+
 def test_what_a_script_leaves_behind_is_killed_and_named(connection: Connection) -> None:
     connection.run("setsid sleep 60 & sleep 61 & sleep 0.3", timeout_s=LONG_S)
 
