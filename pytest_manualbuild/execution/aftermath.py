@@ -26,7 +26,8 @@ until [ {folder}/step -nt {folder}/started ] || [ $((_mb_tries += 1)) -gt 2000 ]
 done
 unset _mb_tries
 """
-# Python writes *.pyc when it imports; the inode's time also tells of changed modes and owners.
+# Python writes *.pyc when it imports; the inode's time also tells of changed modes and owners. It
+# also goes on when another host's environment is linked to the same file of the package cache.
 # What the tests wrote is never calculated with: some shells run commands that stand in a number.
 _LOOK = """\
 cd {folder} || exit 0
@@ -39,7 +40,7 @@ case $now$before in *[!0-9]*) now= before= ;; esac
 find work "$HOME" "$TMPDIR" -type f -newer started \\( -name core -o -name 'core.[0-9]*' \\) \\
   -exec printf 'core %s\\0' {{}} + 2>/dev/null
 if [ -d {prefix}/conda-meta ] && cd {prefix}; then
-  find . -cnewer {folder}/started ! -type d ! -name '*.pyc' \\
+  find . \\( -newer {folder}/started -o -cnewer {folder}/started -links 1 \\) ! -type d ! -name '*.pyc' \\
     -exec printf 'changed %s\\0' {{}} + 2>/dev/null
 else
   printf 'gone \\0'

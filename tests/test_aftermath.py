@@ -1,0 +1,37 @@
+"""What is said of a host after the tests, by the real find and shell of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from pytest_manualbuild.execution import aftermath
+
+
+def test_a_file_that_only_got_one_more_link_was_not_changed(tmp_path: Path) -> None:
+    prefix, work = tmp_path / "prefix", tmp_path / "work"
+    for folder in (prefix / "conda-meta", work):
+        folder.mkdir(parents=True)
+    for name in ("linked", "chmodded", "written"):
+        (tmp_path / name).write_text("as it was")
+        os.link(tmp_path / name, prefix / name)
+    (tmp_path / "chmodded").unlink()  # a file of its own, as copies and overlays have it
+    shell(aftermath.before(str(tmp_path)), tmp_path)
+    os.link(prefix / "linked", tmp_path / "another environment")
+    (prefix / "chmodded").chmod(0o700)
+    (prefix / "written").write_text("otherwise")
+    (prefix / "new").write_text("")
+
+    said = shell(aftermath.after(str(tmp_path), str(prefix)), tmp_path)
+
+    assert aftermath.findings(said, []) == [
+        "the tests changed or added files of the environment: chmodded, new, written"
+    ]
+
+
+def shell(script: str, folder: Path) -> bytes:
+    environment = {**os.environ, "HOME": str(folder / "work"), "TMPDIR": str(folder / "work")}
+    return subprocess.run(
+        ["/bin/sh", "-c", script], env=environment, capture_output=True, timeout=20, check=True
+    ).stdout
