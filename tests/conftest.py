@@ -174,7 +174,10 @@ def box(
     if not shutil.which("vagrant"):
         pytest.skip("vagrant is missing")
     made = vagrantfiles.make(tmp_path_factory.mktemp("box"))
-    yield made
+    with pytest.MonkeyPatch.context() as patch:
+        # Vagrant keeps an index of all machines, where a name may be the beginning of another's id.
+        patch.setenv("VAGRANT_HOME", str(tmp_path_factory.mktemp("vagrant-home")))
+        yield made
     command("docker", "rmi", "-f", made.image, cwd=ROOT)
 
 

@@ -129,7 +129,7 @@ def main() -> int:
              "--recipe", str(packages.RECIPES / RECIPE), "--artifacts", str(folder / "built"),
              "--matrix", str(folder / "kinds.toml"), "--evidence", str(folder / "report")],
             cwd=folder, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False,
-            env={**os.environ, "COLUMNS": "160"},
+            env={**os.environ, "COLUMNS": "160", "VAGRANT_HOME": str(folder / "vagrant-home")},
         )  # fmt: skip
     say(f"All of it took {time.monotonic() - began_s:.0f} s.")
     return done.returncode

@@ -147,9 +147,9 @@ def test_what_a_killed_run_left_is_swept(box: vagrantfiles.Box, tmp_path: Path) 
         ("not ruby (", {}, "`vagrant status` failed: .*There is a syntax error"),
         ("", {"machine": "nope"}, "The machine with the name 'nope' was not found"),
         (
-            "config.vm.define 'a'; config.vm.define 'b'",
+            "config.vm.define 'one'; config.vm.define 'two'",
             {},
-            "Name one with `machine`.*: a, b",
+            "Name one with `machine`.*: one, two",
         ),
     ],
 )
@@ -166,6 +166,17 @@ def test_what_cannot_be_used_is_one_clear_line(
 
     assert "\n" not in str(caught.value)
     assert hosts.sweep(run) == []
+
+
+def test_a_machine_whose_name_means_another_one_to_vagrant_is_refused(
+    standing: Path, box: vagrantfiles.Box, tmp_path: Path, run: Run
+) -> None:
+    (place,) = (standing / ".vagrant/machines/default/docker").glob("index_uuid")
+    name = place.read_text()[:8]
+    root = box.vagrantfile(tmp_path / "vm", more=f"config.vm.define '{name}'")
+
+    with pytest.raises(HostUnavailable, match=f"takes '{name}' for the machine 'default' of"):
+        hosts.provider("vagrant").probe(machine(root, machine=name), run, quiet)
 
 
 def test_a_machine_that_does_not_come_up_is_one_clear_line_and_gone(

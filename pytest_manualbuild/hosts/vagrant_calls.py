@@ -70,6 +70,13 @@ class Vagrant:
                 remedy=f"Name one with `machine` in the matrix: {', '.join(states)}.",
             )
         ((name, state),) = states.items()
+        if machine not in (None, name):
+            # It takes the beginning of an id for the machine that has it, in whatever folder.
+            raise HostUnavailable(
+                f"{self._host}: Vagrant takes {machine!r} for the machine {name!r} of another"
+                " folder.",
+                remedy="Give it another name in the Vagrantfile; its index has that one's id.",
+            )
         provider = next((line[3] for line in lines if line[2] == "provider-name"), "unknown")
         return Status(machine=name, state=state, provider=provider)
 
