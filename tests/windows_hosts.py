@@ -66,13 +66,17 @@ def sdist() -> bytes:
     return data
 
 
-def python_channel(folder: Path) -> str:
-    """Make a channel that holds this CPython as conda's ``python``; return its URL."""
+def _embedded() -> zipfile.ZipFile:
     with tarfile.open(fileobj=io.BytesIO(sdist())) as archive:
         (name,) = [name for name in archive.getnames() if name.endswith("data.zip")]
         member = archive.extractfile(name)
         assert member is not None
-        packed = zipfile.ZipFile(io.BytesIO(member.read()))
+        return zipfile.ZipFile(io.BytesIO(member.read()))
+
+
+def python_channel(folder: Path) -> str:
+    """Make a channel that holds this CPython as conda's ``python``; return its URL."""
+    packed = _embedded()
     files = {
         info.filename.removeprefix("cp38/"): builder.Staged(data=packed.read(info), executable=True)
         for info in packed.infolist()
@@ -124,6 +128,9 @@ void start(void) {
     ExitProcess(number);
 }
 """
+_OPTIONS = (
+    "-O1", "-s", "-nostdlib", "-fno-builtin", "-Wl,-e,start", "-Wl,--subsystem,console"
+)  # fmt: skip
 _LIBRARIES = {
     "kernel32": "ExitProcess GetCommandLineA GetStdHandle Sleep WriteFile lstrlenA",
     "nowhere": "gone",
@@ -140,10 +147,9 @@ def program(folder: Path, define: str = "") -> bytes:
         (folder / f"{library}.def").write_text(f"LIBRARY {library}.dll\nEXPORTS\n{words}\n")
         _zig(folder, "dlltool", "-m", "i386:x86-64", "-d", f"{library}.def", "-l", f"{library}.a")
     (folder / "program.c").write_text(_PROGRAM)
-    options = ["-O1", "-s", "-nostdlib", "-fno-builtin", "-Wl,-e,start", "-Wl,--subsystem,console"]
     defines = [f"-D{define}"] if define else []
     _zig(
-        folder, "cc", "-target", "x86_64-windows-gnu", *options, *defines, "program.c",
+        folder, "cc", "-target", "x86_64-windows-gnu", *_OPTIONS, *defines, "program.c",
         "kernel32.a", *(["nowhere.a"] if define == "LACKS" else []), "-o", "program.exe",
     )  # fmt: skip
     return (folder / "program.exe").read_bytes()
@@ -155,3 +161,65 @@ def _zig(folder: Path, *words: str) -> None:
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+_TAR = """\
+typedef unsigned int u;
+typedef unsigned long long p;
+char *GetCommandLineA(void);
+void ExitProcess(u);
+int lstrlenA(const char *);
+char *lstrcatA(char *, const char *);
+int CreateProcessA(p, char *, p, p, int, u, p, p, void *, void *);
+u WaitForSingleObject(p, u);
+int GetExitCodeProcess(p, u *);
+
+/* Runs Python with a script and what stands after the first word of the command line. */
+void start(void) {
+    static char line[4096] = "C:\\\\standin\\\\python.exe C:\\\\standin\\\\tar.py ";
+    static p startup[13], process[3];
+    u status = 1;
+    char *rest = GetCommandLineA();
+    int quoted = 0;
+    for (; *rest && (quoted || *rest != ' '); rest++) if (*rest == '"') quoted = !quoted;
+    lstrcatA(line, rest);
+    startup[0] = 104;
+    if (CreateProcessA(0, line, 0, 0, 1, 0, 0, 0, startup, process)) {
+        WaitForSingleObject(process[0], -1);
+        GetExitCodeProcess(process[0], &status);
+    }
+    ExitProcess(status);
+}
+"""
+_TAR_PY = """\
+import sys, tarfile
+options, archive, change, folder = sys.argv[1:]
+assert (options, change) == ("-xzf", "-C"), sys.argv
+tarfile.open(archive).extractall(folder)
+"""
+
+
+def install_tar(drive: Path, folder: Path) -> None:
+    """Give a machine a stand-in for the ``tar.exe`` of Windows 10, which is Python's tarfile.
+
+    OSError where Python cannot be had.
+    """
+    packed = _embedded()
+    packed.extractall(drive / "standin")
+    for path in (drive / "standin/cp38").iterdir():
+        path.rename(drive / "standin" / path.name)
+    (drive / "standin/tar.py").write_text(_TAR_PY)
+    (folder / "tar.def").write_text(
+        "LIBRARY kernel32.dll\nEXPORTS\nCreateProcessA\nExitProcess\nGetCommandLineA\n"
+        "GetExitCodeProcess\nlstrcatA\nlstrlenA\nWaitForSingleObject\n"
+    )
+    (folder / "tar.c").write_text(_TAR)
+    _zig(folder, "dlltool", "-m", "i386:x86-64", "-d", "tar.def", "-l", "tar.a")
+    _zig(folder, "cc", "-target", "x86_64-windows-gnu", *_OPTIONS, "tar.c", "tar.a", "-o", "t.exe")
+    shutil.copy(folder / "t.exe", drive / "windows/system32/tar.exe")
+
+
+def remove_tar(drive: Path) -> None:
+    """Take it away."""
+    shutil.rmtree(drive / "standin", ignore_errors=True)
+    (drive / "windows/system32/tar.exe").unlink(missing_ok=True)
