@@ -23,6 +23,7 @@ from pytest_manualbuild.hosts import ssh
 
 if TYPE_CHECKING:
     from windows_ssh import WindowsSsh
+    from windows_winrm import WindowsWinrm
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -224,6 +225,29 @@ def windows_server(windows_machine: WindowsSsh) -> Iterator[WindowsSsh]:
     windows_machine.stop()
     left = windows_machine.left()
     windows_machine.clean()
+    assert left == []
+
+
+@pytest.fixture
+def winrm_server(
+    windows_machine: WindowsSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WindowsWinrm]:
+    """The same stand-in behind an emulation of WinRM; after the test nothing is left on it."""
+    import windows_hosts
+    import windows_winrm
+
+    windows_hosts.install_tools(windows_machine.drive, tmp_path)
+    machine = windows_winrm.WindowsWinrm(
+        folder=windows_machine.folder, port=sshd.free_port(), bears=windows_machine.bears
+    )
+    machine.start()
+    monkeypatch.setenv("WINDOWS_PASSWORD", windows_winrm.PASSWORD)
+    yield machine
+    machine.switch_on()
+    windows_machine.bears = machine.bears
+    machine.stop()
+    left = machine.left()
+    machine.clean()
     assert left == []
 
 

@@ -168,7 +168,7 @@ def test_a_folder_of_another_run_is_left_alone(windows_server: WindowsSsh, run: 
     [
         ({"root": "C:\\Program Files"}, "its root C:\\Program Files cannot be used"),
         ({"root": "/tmp"}, "its root /tmp cannot be used"),
-        ({"subdir": "linux-64"}, "is Windows, and not linux-64"),
+        ({"subdir": "linux-64"}, "is Windows, not linux-64"),
         ({"root": "C:\\nowhere"}, "there is no folder C:\\nowhere"),
     ],
 )

@@ -223,3 +223,84 @@ def remove_tar(drive: Path) -> None:
     """Take it away."""
     shutil.rmtree(drive / "standin", ignore_errors=True)
     (drive / "windows/system32/tar.exe").unlink(missing_ok=True)
+
+
+_CERTUTIL = """\
+typedef unsigned int u;
+typedef unsigned long long p;
+char *GetCommandLineA(void);
+void ExitProcess(u);
+p CreateFileA(const char *, u, u, void *, u, u, p);
+int ReadFile(p, void *, u, u *, void *);
+int WriteFile(p, const void *, u, u *, void *);
+
+/* `certutil -f -decode "IN" "OUT"`: base64 into bytes. */
+void start(void) {
+    static char in[65536], out[65536];
+    char *words[9] = {0}, *at = GetCommandLineA();
+    int count = 0;
+    while (*at && count < 8) {
+        while (*at == ' ') at++;
+        char end = *at == '"' ? *at++ : ' ';
+        words[count++] = at;
+        while (*at && *at != end) at++;
+        if (*at) *at++ = 0;
+    }
+    if (count < 5) ExitProcess(1);
+    p from = CreateFileA(words[3], 0x80000000, 1, 0, 3, 128, 0);
+    p to = CreateFileA(words[4], 0x40000000, 0, 0, 2, 128, 0);
+    if (from == (p)-1 || to == (p)-1) ExitProcess(2);
+    u got = 0, bits = 0, held = 0, size, done;
+    while (ReadFile(from, in, sizeof in, &got, 0) && got) {
+        size = 0;
+        for (u i = 0; i < got; i++) {
+            int c = in[i], v = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : c == '/' ? 63 : -1;
+            if (c == '=') bits = held = 0;
+            if (v < 0) continue;
+            held = held << 6 | v;
+            bits += 6;
+            if (bits >= 8) out[size++] = held >> (bits -= 8);
+        }
+        if (!WriteFile(to, out, size, &done, 0) || done != size) ExitProcess(3);
+    }
+    ExitProcess(0);
+}
+"""
+
+
+_FINDSTR = """\
+typedef unsigned int u;
+typedef unsigned long long p;
+void ExitProcess(u);
+p GetStdHandle(u);
+int ReadFile(p, void *, u, u *, void *);
+int WriteFile(p, const void *, u, u *, void *);
+
+/* `findstr /v #`: what it reads, in which no # is. */
+void start(void) {
+    static char data[65536];
+    u got = 0, done;
+    while (ReadFile(GetStdHandle(-10), data, sizeof data, &got, 0) && got)
+        if (!WriteFile(GetStdHandle(-11), data, got, &done, 0) || done != got) ExitProcess(3);
+    ExitProcess(0);
+}
+"""
+_KERNEL32 = "CreateFileA ExitProcess GetCommandLineA GetStdHandle ReadFile WriteFile"
+
+
+def install_tools(drive: Path, folder: Path) -> None:
+    """Give a machine stand-ins for what wine lacks of ``certutil`` and ``findstr``."""
+    if (drive / "certutil-is-ours").exists():
+        return
+    names = "\n".join(_KERNEL32.split())
+    (folder / "tools.def").write_text(f"LIBRARY kernel32.dll\nEXPORTS\n{names}\n")
+    _zig(folder, "dlltool", "-m", "i386:x86-64", "-d", "tools.def", "-l", "tools.a")
+    for name, text in (("certutil", _CERTUTIL), ("findstr", _FINDSTR)):
+        (folder / f"{name}.c").write_text(text)
+        _zig(
+            folder, "cc", "-target", "x86_64-windows-gnu", *_OPTIONS, f"{name}.c", "tools.a",
+            "-o", f"{name}.exe",
+        )  # fmt: skip
+        shutil.copy(folder / f"{name}.exe", drive / f"windows/system32/{name}.exe")
+    (drive / "certutil-is-ours").touch()

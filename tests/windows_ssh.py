@@ -46,7 +46,7 @@ class WindowsSsh(sshd.Sshd):
     @property
     def environment(self) -> dict[str, str]:
         """The variables of wine."""
-        return wine.environment(self.folder, self.folder.name)
+        return wine.environment(self.folder, str(self.folder))
 
     def boot(self) -> None:
         """Make the machine: a copy of the prefix, with its server."""
@@ -76,7 +76,7 @@ class WindowsSsh(sshd.Sshd):
         self.stop()
         self.bears.kill()
         self.bears.wait()
-        kill_marked(self.folder.name, "MANUALBUILD_WINE")
+        kill_marked(str(self.folder), "MANUALBUILD_WINE")
 
     def left(self) -> list[str]:
         """Return what tests or this tool left: folders, and names of processes."""
@@ -95,7 +95,7 @@ class WindowsSsh(sshd.Sshd):
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (process / "environ").read_bytes().split(b"\0")
-                ours = f"MANUALBUILD_WINE={self.folder.name}".encode() in words
+                ours = f"MANUALBUILD_WINE={self.folder}".encode() in words
                 if ours and any(word.startswith(b"MANUALBUILD_JOB=") for word in words):
                     found.append(process)
         return found
@@ -116,12 +116,14 @@ class WindowsSsh(sshd.Sshd):
     def start(self) -> None:
         """Switch the machine on, start its ssh server and wait until it answers."""
         self.switch_on()
+        self._start(__file__, JOB="yes" if self.job else "no")
+
+    def _start(self, program: str, *words: str, **environ: str) -> None:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, str(self.folder), str(self.port)],
+                [sys.executable, program, str(self.folder), str(self.port), *words],
                 stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path),
-                     "JOB": "yes" if self.job else "no"},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environ},
             )  # fmt: skip
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -181,7 +183,7 @@ class _Files(asyncssh.SFTPServer):
 
 async def _session(machine: WindowsSsh, process: asyncssh.SSHServerProcess[bytes]) -> None:
     """Run a command as the server of Windows does, until its first process ends."""
-    words = [wine.WINE, "cmd", "/c", process.command or ""]
+    words = [wine.WINE, wine.CMD, "/c", process.command or ""]
     ran = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", str(Path(__file__).with_name("windows_job.py")),
         os.environ["JOB"], uuid.uuid4().hex, *words,

@@ -68,7 +68,7 @@ def client_for(host: Host, folder: Path) -> Client:
 
 def below(host: Host, *names: str) -> str:
     r"""Return the path of names one below the other, with ``/`` or ``\`` as the host has it."""
-    return ("\\" if host.shell == "cmd" else "/").join(names)
+    return ("\\" if _is_windows(host) else "/").join(names)
 
 
 def own_folder(host: Host, run: Run) -> str:
@@ -92,7 +92,7 @@ def _same_folder(name: str, stem: str, run_id: str) -> str:
 
 
 def _base(host: Host) -> str:
-    if host.shell != "cmd":
+    if not _is_windows(host):
         return (host.root or BASE).rstrip("/")
     root = (host.root or _WINDOWS_BASE).rstrip("\\")
     if not _WINDOWS_ROOT.fullmatch(root):
@@ -104,4 +104,8 @@ def _base(host: Host) -> str:
 
 
 def _stem(host: Host) -> str:
-    return "mb" if host.shell == "cmd" else "manualbuild"
+    return "mb" if _is_windows(host) else "manualbuild"
+
+
+def _is_windows(host: Host) -> bool:
+    return host.kind == "winrm" or host.shell == "cmd"
