@@ -1,7 +1,8 @@
 """Measures what hosts of each kind cost: `python benchmarks/kinds.py MATRIX [--on GLOB]`.
 
 For each host of a matrix file: to probe it, to start it, one framed command (median), to deliver
-an environment of `--size` MB in 4,000 files, half of it compressible, and to release it.
+an environment of `--size` MB in 4,000 files, half of it compressible, and to release it. With
+`--at-once N`, also N of that host started together, each of which answered, and released.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pytest_manualbuild import hosts, matrix
+from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
 from pytest_manualbuild.records import LinkedEnvironment
@@ -66,6 +69,30 @@ def measure(host: Host, linked: Path, commands: int) -> str:
     )
 
 
+def many(host: Host, count: int) -> str:
+    """Return a row: how long so many starts at once take until all answered, and to release them.
+
+    The limits that a matrix sets for an engine or a machine do not hold here.
+    """
+    run = Run.begin()
+    provider = hosts.provider(host.kind)
+    provider.probe(host, run, quiet)
+
+    def start(_: int) -> Connection:
+        connection = provider.start(host, run, [], quiet)
+        connection.run("true", timeout_s=SHORT_S)
+        return connection
+
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            connections: list[Connection] = []
+            start_s = timed(lambda: connections.extend(pool.map(start, range(count))))
+            release_s = timed(lambda: list(pool.map(lambda one: one.close(), connections)))
+    finally:
+        hosts.sweep(run)
+    return f"{count} at once: {host.name:10} {start_s:8.2f} {'':21} {release_s:10.2f}"
+
+
 def main() -> None:
     """Read the options and print one row a host."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,6 +100,7 @@ def main() -> None:
     parser.add_argument("--on", default="*", metavar="GLOB")
     parser.add_argument("--size", type=int, default=216, help="of the environment, in MB")
     parser.add_argument("--commands", type=int, default=200)
+    parser.add_argument("--at-once", type=int, metavar="N")
     options = parser.parse_args()
     print(f"{'host':20} {'probe s':>8} {'start s':>8} {'command ms':>10} {'deliver s':>10}"
           f" {'release s':>10}")  # fmt: skip
@@ -83,6 +111,8 @@ def main() -> None:
             # Environments of local hosts are linked in place: nothing is delivered.
             if fnmatchcase(host.name, options.on) and host.kind != "local":
                 print(measure(host, linked, options.commands), flush=True)
+                if options.at_once:
+                    print(many(host, options.at_once), flush=True)
 
 
 if __name__ == "__main__":

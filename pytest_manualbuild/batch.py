@@ -9,6 +9,7 @@ themselves. How files and processes get to the host is the business of a ``Machi
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Literal, Protocol
@@ -22,7 +23,6 @@ _TAKE_S = 0.5
 _END_S = 10.0
 _ALONE_S = 2.0
 """How long the reason may take to show why a script ended without saying how."""
-_PING = "@exit 0\n"
 # A variable of the name ERRORLEVEL would hide what the script returned. The streams come first in
 # a line, where no digit before them can be taken for the number of one.
 _CALL = """\
@@ -109,9 +109,23 @@ class BatchConnection:
             self._script = None
 
     def ping(self) -> None:
-        """See that the host still runs what it is told to; raises HostLost where it does not."""
-        if collect(self.start(_PING), SILENCE_S) is None:
-            raise self.lost(f"it did not answer within {SILENCE_S:g} s")
+        """See that the host still runs what it is told to, beside its script; HostLost if not."""
+        word = secrets.token_hex(8)
+        path = f"{self._folder}\\ping.bat"
+        self._machine.write({path: _lines(f"@echo {word}\n")})
+        process = self._machine.call(path)
+        heard = b""
+        deadline = time.monotonic() + SILENCE_S
+        try:
+            while word.encode() not in heard:
+                if time.monotonic() > deadline:
+                    raise self.lost(f"it did not answer within {SILENCE_S:g} s")
+                heard += b"".join(data for _, data in process.receive(_TAKE_S))
+        except EOFError:
+            how = self._machine.lost() or "it does not run what it is told to"
+            raise self.lost(how) from None
+        finally:
+            process.close()
 
     def settle(self) -> tuple[str, ...]:
         """Kill what scripts left behind; see ``hosts.base.Connection``."""
@@ -129,6 +143,10 @@ class BatchConnection:
         if done is None:
             raise self.lost(f"it did not finish a small script within {timeout_s:g} s")
         return done
+
+    def look(self, script: str, *, timeout_s: float) -> bytes:
+        """Return what a short script prints; see ``hosts.base.Connection``."""
+        return self.run(script, timeout_s=timeout_s).stdout
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""
@@ -202,6 +220,10 @@ class _Script:
                 raise self._connection.lost("its script ended, and nothing says how")
             time.sleep(0.05)
         self._framing.ended(KILLED)
+
+    def assure_alive(self) -> None:
+        """See that the host runs something else meanwhile; see ``hosts.base.Running``."""
+        self._connection.ping()
 
     def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""

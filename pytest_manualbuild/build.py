@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import __version__, build_record, package, recipe
-from pytest_manualbuild.build_record import BuiltFile, Config, Image, Record, Sources
+from pytest_manualbuild import __version__, build_record, commits, package, recipe
+from pytest_manualbuild.build_record import BuiltFile, Config, Image, Record
 from pytest_manualbuild.errors import BuildError
 from pytest_manualbuild.recipe.folder import folder_sha256
 
@@ -189,7 +189,7 @@ def _run(job: _Job, place: Path, tell: Tell) -> tuple[Path, Record]:
         command=job.command,
         environment=dict(job.environment),
         recipe_sha256=folder_sha256(job.recipe),
-        sources=_sources(job.folder),
+        sources=commits.sources(job.folder),
         config=Config(name=job.config.name, sha256=build_record.sha256(job.config))
         if job.config
         else None,
@@ -278,12 +278,12 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _said(*words: str, cwd: Path | None = None) -> str | None:
+def _said(*words: str) -> str | None:
     """Return what a program answers, or None if it does not."""
     environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     try:
         done = subprocess.run(
-            words, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+            words, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
             timeout=_QUESTION_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
@@ -294,16 +294,6 @@ def _said(*words: str, cwd: Path | None = None) -> str | None:
 def _ask(*words: str, problem: str) -> None:
     if _said(*words) is None:
         raise BuildError(f"{problem}.", remedy=f"Look at what `{' '.join(words)}` says.")
-
-
-def _sources(folder: Path) -> Sources | None:
-    """Return the commit of a folder under git; what the build itself makes is no change."""
-    git = ("git", "-c", "core.fsmonitor=false", "--no-optional-locks")
-    commit = _said(*git, "rev-parse", "HEAD", cwd=folder)
-    changes = _said(*git, "status", "--porcelain", "--", ".", ":!build_artifacts", cwd=folder)
-    if commit is None or changes is None:
-        return None
-    return Sources(commit=commit, dirty=bool(changes))
 
 
 def _image(job: _Job) -> Image | None:

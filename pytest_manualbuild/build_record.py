@@ -12,6 +12,7 @@ from typing import Self
 import msgspec
 import yaml
 
+from pytest_manualbuild.commits import Sources
 from pytest_manualbuild.errors import BuildError
 from pytest_manualbuild.model import Artifact
 
@@ -27,15 +28,6 @@ class Config:
 
     name: str
     sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where the recipe stands in its history."""
-
-    commit: str
-    dirty: bool
-    """Whether anything but ``build_artifacts`` differs from the commit."""
 
 
 @dataclass(frozen=True, kw_only=True)

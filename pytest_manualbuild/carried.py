@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pytest_manualbuild import plan, recipe
+from pytest_manualbuild import package, plan, recipe
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import Artifact, TestSection
 from pytest_manualbuild.package import archive
@@ -70,7 +70,8 @@ def read(path: Path, artifact: Artifact) -> Carried | None:
         own = Path(scratch) / "info/recipe"
         if recipe.file(own).name != _META:
             # rattler-build keeps the whole recipe in each of its packages.
-            return Carried(sections=plan.sections_of(own, artifact))
+            others = [name for name in members if name.startswith(_TEST)]
+            return Carried(sections=plan.sections_of(own, artifact), altered=_foreign(others))
         whole = own / "parent" if (own / "parent" / _META).is_file() else own
         section = _section(own, whole, artifact)
         scripts = {
@@ -83,7 +84,14 @@ def read(path: Path, artifact: Artifact) -> Carried | None:
         for name, content in members.items()
         if name.startswith(_TEST)
     }
-    return Carried(sections=(section,), altered=tuple(_altered(section, scripts, tests, artifact)))
+    altered = _altered(section, scripts, tests, artifact)
+    foreign = _foreign([name for name in members if name == package.TESTS])
+    return Carried(sections=(section,), altered=(*altered, *foreign))
+
+
+def _foreign(names: list[str]) -> tuple[str, ...]:
+    """Say that a package carries tests as the other build tool writes them, and runs them."""
+    return tuple(f"it carries {name}, which what built it does not write." for name in names[:1])
 
 
 _SHELLS = ("run_test.sh", "run_test.bat")

@@ -169,8 +169,8 @@ def normalise(name: str, data: bytes, placeholder: bytes = b"") -> bytes:
         if fits(name, data):
             try:
                 return change(data)
-            except (ValueError, LookupError, TypeError, OSError, EOFError, RecursionError,
-                    zlib.error):  # fmt: skip
+            except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError,
+                    RecursionError, zlib.error):  # fmt: skip
                 return data  # not what its name or its beginning says: compared as it is
     return data
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from pytest_manualbuild import __version__, evidence, hosts, matrix, narrowing, plan, show
+from pytest_manualbuild import __version__, commits, evidence, hosts, matrix, narrowing, plan, show
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Plan
+from pytest_manualbuild.model import CheckKey, Plan
 from pytest_manualbuild.nodes import PROPERTY, nodeids
 from pytest_manualbuild.records import CheckResult, HostRecord
-from pytest_manualbuild.session import Key, Session, Worker, environments_of
+from pytest_manualbuild.session import Session, Worker, environments_of
 
 if TYPE_CHECKING:
     pass
@@ -125,7 +125,7 @@ class Controller(Session):
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None
         self._journal: evidence.Journal | None = None
-        self._results: dict[Key, CheckResult] = {}
+        self._results: dict[CheckKey, CheckResult] = {}
         self._records: dict[str, HostRecord] = {}
         self._deselected = 0
         self._started = datetime.now(UTC)
@@ -140,7 +140,7 @@ class Controller(Session):
             self._run = Run.begin(keeps=self.keeps)
         return self._run
 
-    def hosts_to_start(self, key: Key) -> None:
+    def hosts_to_start(self, key: CheckKey) -> None:
         """Start every host at once."""
         del key
 
@@ -150,7 +150,7 @@ class Controller(Session):
             import_module(f"pytest_manualbuild.reports.{name}")  # slow; nothing else is to do now
         self._waited.show(status)
 
-    def ask(self, key: Key) -> CheckResult:
+    def ask(self, key: CheckKey) -> CheckResult:
         """Return the result of a check, with progress shown meanwhile."""
         try:
             return super().ask(key)
@@ -177,7 +177,7 @@ class Controller(Session):
         keys = (self._keys.get(nodeid) or self._function(nodeid) for nodeid in ids)
         self._selected = list(dict.fromkeys(key for key in keys if key is not None))
 
-    def _function(self, nodeid: str) -> Key | None:
+    def _function(self, nodeid: str) -> CheckKey | None:
         return self.functions.key(nodeid) if self.functions is not None else None
 
     @pytest.hookimpl(optionalhook=True)
@@ -208,7 +208,7 @@ class Controller(Session):
         for name, value in report.user_properties:
             if name == PROPERTY:
                 result = msgspec.json.decode(str(value), type=CheckResult)
-                key = (result.host, result.package, result.check)
+                key = result.key
                 if key not in self._results and self._journal is not None:
                     self._results[key] = result
                     try:
@@ -252,6 +252,7 @@ class Controller(Session):
             plan_sha256=plan.digest(self.plan),
             hosts=tuple(self._record(host.name) for host in self.plan.matrix.hosts),
             results=results,
+            sources=commits.sources(Path(self.plan.recipe)),
             controller={
                 "system": f"{platform.system()} {platform.release()} {platform.machine()}",
                 "python": platform.python_version(),

@@ -11,19 +11,19 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pytest_manualbuild import build_record, checks, strictjson
+from pytest_manualbuild import build_record, checks, strictjson, untrusted
 from pytest_manualbuild import plan as planning
+from pytest_manualbuild.commits import Sources
 from pytest_manualbuild.errors import EvidenceError, ManualBuildError
-from pytest_manualbuild.model import Plan
+from pytest_manualbuild.model import CheckKey, Plan
 from pytest_manualbuild.recipe import folder as recipe_folder
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord, Outcome
 
@@ -42,8 +42,6 @@ _VIEWS = (
     "SHA256SUMS",
     "receipt.json",
 )
-Key = tuple[str, str, str]
-"""(host, package key, check name)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +63,8 @@ class Evidence:
     results: tuple[CheckResult, ...]
     """One for each (host, package, check) of the plan, in its order."""
     controller: dict[str, str]
+    sources: Sources | None = None
+    """The commit of the recipe's folder; None: it was not under git."""
     junit_sha256: str = ""
     logs: dict[str, str] = field(default_factory=dict)
     """sha256 of each log, by its path relative to the folder of the evidence."""
@@ -136,8 +136,8 @@ def _is_ours(folder: Path) -> bool:
 
 def conclude(
     planned: Plan,
-    found: Mapping[Key, CheckResult],
-    selected: Collection[Key],
+    found: Mapping[CheckKey, CheckResult],
+    selected: Collection[CheckKey],
     *,
     pytest_status: int,
 ) -> tuple[tuple[CheckResult, ...], int]:
@@ -182,7 +182,7 @@ def status(planned: Plan, results: Collection[CheckResult], pytest_status: int) 
         return 1
     if Outcome.ERROR in outcomes or pytest_status != 0:
         return 16
-    required = {host.name for host in planned.matrix.hosts if host.required and not host.standin}
+    required = {host.name for host in planned.matrix.hosts if host.decides}
     judged = [result for result in asked if result.host in required] or asked
     proving = {
         package.artifact.key: checks.proving(package.sections) for package in planned.packages
@@ -287,12 +287,7 @@ def read(folder: Path) -> Stored:
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of an ``evidence.json``; EvidenceError if there is none, or too large."""
     try:
-        status = path.stat()
-        if status.st_size > MOST_BYTES or not stat.S_ISREG(status.st_mode):
-            raise EvidenceError(
-                f"{path}: it is too large, or no file at all.", remedy="Run the tests again."
-            )
-        return path.read_bytes()
+        return untrusted.read(path, MOST_BYTES)
     except OSError as error:
         raise EvidenceError(
             f"{path}: there is no evidence to read ({error.strerror}).",
@@ -316,17 +311,27 @@ def parse(data: bytes, path: Path) -> Stored:
         subjects = [(str(s["name"]), str(s["digest"]["sha256"])) for s in statement["subject"]]
         if len(dict(subjects)) != len(subjects):
             raise ValueError("a package is named twice")
-        return Stored(
-            evidence=msgspec.convert(predicate, type=Evidence),
-            subjects=dict(subjects),
-            result=str(predicate["result"]),
-        )
+        evidence = msgspec.convert(predicate, type=Evidence)
+        for key in _unknown(predicate, msgspec.to_builtins(evidence) | {"result": ""}):
+            raise ValueError(f"unknown key {key!r}")
+        return Stored(evidence=evidence, subjects=dict(subjects), result=str(predicate["result"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvidenceError(
             f"{path}: not evidence as this tool writes it ({reason}).",
             remedy="Run the tests again.",
         ) from error
+
+
+def _unknown(given: object, understood: object) -> Iterator[str]:
+    """Yield keys that mean nothing to us: they may say what changes the meaning of the rest."""
+    if isinstance(given, dict) and isinstance(understood, dict):
+        yield from given.keys() - understood.keys()
+        for key in given.keys() & understood.keys():
+            yield from _unknown(given[key], understood[key])
+    elif isinstance(given, list) and isinstance(understood, list | tuple):
+        for one, other in zip(given, understood, strict=False):
+            yield from _unknown(one, other)
 
 
 def _milliseconds(value: object) -> int:

@@ -99,6 +99,8 @@ _NEEDED = {
     "vagrant": ("root",),
 }
 _PLACE = re.compile(r"(env|keyring):[A-Za-z0-9._-]+")
+MOST_BYTES = 1 << 20
+_MOST_DOTS = 500
 _MEMORY = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 
 
@@ -139,9 +141,10 @@ def load(name_or_file: str | None) -> Matrix:
         raise MatrixError(
             f"{path}: not UTF-8 (byte {error.start}).", remedy="Save the file as UTF-8."
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise MatrixError(
-            f"{path}: the matrix file cannot be read: {error.strerror}.",
+            f"{path}: the matrix file cannot be read: {reason}.",
             remedy="Check --matrix.",
         ) from error
     return parse(text, str(path))
@@ -161,6 +164,13 @@ def parse(text: str, name: str) -> Matrix:
 
     Raises MatrixError, naming the key.
     """
+    lines = (line for line in text.split("\n") if not line.lstrip().startswith("#"))
+    # A key of very many parts takes the TOML reader minutes, and the file may be a stranger's.
+    if len(text) > MOST_BYTES or any(line.count(".") > _MOST_DOTS for line in lines):
+        raise MatrixError(
+            f"{name}: it has more than {MOST_BYTES} characters, or {_MOST_DOTS} dots in a line.",
+            remedy="Is it a matrix?",
+        )
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

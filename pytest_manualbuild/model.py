@@ -26,6 +26,10 @@ class CheckKind(StrEnum):
     DOWNSTREAM = "downstream"  # the tests of another package, beside this one
 
 
+CheckKey = tuple[str, str, str]
+"""(host, package key, check name): what names a result."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One import, command, script or built-in check: one pytest item on each host."""
@@ -210,6 +214,11 @@ class Host:
     """Of several in a Vagrantfile."""
     snapshot: str | None = None
     """What a virtual machine is put back to at each start."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether a package must pass on it: it is required, and the system that it stands for."""
+        return self.required and not self.standin
 
 
 @dataclass(frozen=True, kw_only=True)

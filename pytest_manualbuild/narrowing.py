@@ -6,18 +6,17 @@ from collections.abc import Collection, Iterable, Mapping
 
 import pytest
 
+from pytest_manualbuild.model import CheckKey
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord
-
-Key = tuple[str, str, str]
 
 
 def reasons(
     session: pytest.Session,
     status: int,
     *,
-    planned: Collection[Key],
-    selected: set[Key],
-    results: Mapping[Key, CheckResult],
+    planned: Collection[CheckKey],
+    selected: set[CheckKey],
+    results: Mapping[CheckKey, CheckResult],
     records: Iterable[HostRecord],
 ) -> tuple[str, ...]:
     """Return the reasons; none means that the run proves all that it can."""

@@ -17,14 +17,14 @@ import pytest
 
 from pytest_manualbuild import recipe
 from pytest_manualbuild.checks import INLINE
-from pytest_manualbuild.model import Check, CheckKind, Plan, PlannedPackage
+from pytest_manualbuild.model import Check, CheckKey, CheckKind, Plan, PlannedPackage
 from pytest_manualbuild.records import CheckResult, Outcome
 from pytest_manualbuild.reports.text import tail
 
 PROPERTY = "manualbuild"
 """The user property of a report that carries the result, as JSON: it passes from worker to
 controller and is the same with and without pytest-xdist."""
-Ask = Callable[[tuple[str, str, str]], CheckResult]
+Ask = Callable[[CheckKey], CheckResult]
 
 
 class RecipeNode(pytest.Collector):
@@ -86,7 +86,7 @@ class CheckItem(pytest.Item):
         self.result: CheckResult | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> CheckKey:
         """(host, package key, check name), as the engine knows it."""
         package = self.parent
         return package.parent.name, package.planned.artifact.key, self.check.name
@@ -168,7 +168,7 @@ def _plain_name(check: Check) -> str:
             return f"{check.kind}-{check.index}"
 
 
-def nodeids(plan: Plan, root: str) -> dict[str, tuple[str, str, str]]:
+def nodeids(plan: Plan, root: str) -> dict[str, CheckKey]:
     """Return the key of every node id of the plan, below a root of that name."""
     return {
         f"{root}::{cell.host}::{planned.label}::{item_name(planned, check)}": (

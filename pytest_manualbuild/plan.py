@@ -23,6 +23,7 @@ from pytest_manualbuild.errors import ArtifactError, ManualBuildError, RecipeErr
 from pytest_manualbuild.model import (
     Artifact,
     Cell,
+    CheckKey,
     Host,
     Matrix,
     Output,
@@ -204,7 +205,7 @@ def _labels(artifacts: Sequence[Artifact]) -> list[str]:
     return [artifact.key.replace("/", "-") for artifact in artifacts]
 
 
-def expected(plan: Plan) -> list[tuple[str, str, str]]:
+def expected(plan: Plan) -> list[CheckKey]:
     """Return every (host, package key, check name) of the plan, in order."""
     return [
         (cell.host, cell.package, check.name)

@@ -65,11 +65,13 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
 
 
 def _evidence(folders: Iterable[Path]) -> Iterator[Path]:
-    for folder in folders:
+    left = [*folders][::-1]
+    while left:  # not by calling itself: they may be nested deeper than that can go
+        folder = left.pop()
         if body.is_body(folder):
             yield folder
         elif folder.is_dir() and not folder.is_symlink():
-            yield from _evidence(sorted(folder.iterdir()))
+            left += sorted(folder.iterdir(), reverse=True)
 
 
 def _download(target: UploadTarget, artifact: Artifact, path: Path) -> None:

@@ -26,13 +26,12 @@ from pytest_manualbuild import recipe_fixtures
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.execution.ready import cause_of
 from pytest_manualbuild.execution.visit import Visit
-from pytest_manualbuild.model import Plan
+from pytest_manualbuild.model import CheckKey, Plan
 from pytest_manualbuild.nodes import PROPERTY, RecipeNode
 from pytest_manualbuild.recipe_fixtures import CELL
 from pytest_manualbuild.records import Cause, CheckResult, Outcome
 from pytest_manualbuild.reports.text import tail
 
-Key = tuple[str, str, str]
 _CASE = re.compile(r"^[^:]+::(?P<check>tests/[^\[]+)\[(?P<host>[^/\[\]]+)/(?P<label>[^/]+)/")
 _MOST_TEXT = 64 * 1024
 _WORST = (Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED, Outcome.PASSED)
@@ -42,9 +41,9 @@ _WORST = (Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED, Outcome.PASSED)
 class Runner:
     """What the functions need of the session."""
 
-    visit: Callable[[Key], AbstractContextManager[Visit | None]]
+    visit: Callable[[CheckKey], AbstractContextManager[Visit | None]]
     """Gives the host of a check, or None where its result is there already."""
-    result: Callable[[Key], CheckResult]
+    result: Callable[[CheckKey], CheckResult]
     give: Callable[[CheckResult], None]
     check_s: float
     """How long one function may take, in seconds."""
@@ -68,13 +67,13 @@ class RecipeTests:
             for section in package.sections
             for file in section.modules
         }
-        self._made: Counter[Key] = Counter()
-        self._selected: Counter[Key] = Counter()
+        self._made: Counter[CheckKey] = Counter()
+        self._selected: Counter[CheckKey] = Counter()
         self._here: Visit | None = None
-        self._over: Counter[Key] = Counter()
-        self._cases: dict[Key, dict[str, CheckResult]] = {}
+        self._over: Counter[CheckKey] = Counter()
+        self._cases: dict[CheckKey, dict[str, CheckResult]] = {}
 
-    def key(self, nodeid: str) -> Key | None:
+    def key(self, nodeid: str) -> CheckKey | None:
         """Return the check that a node id is a case of; None for other items."""
         if (found := _CASE.match(nodeid)) is None:
             return None
@@ -113,7 +112,7 @@ class RecipeTests:
                 f"{check}: pytest does not take it for a test. Rename it, or make it one."
             )
 
-    def select(self, items: Sequence[pytest.Item]) -> list[Key]:
+    def select(self, items: Sequence[pytest.Item]) -> list[CheckKey]:
         """Note which cases were selected; return their checks."""
         self._selected = Counter(key for item in items if (key := self.key(item.nodeid)))
         return list(self._selected)
@@ -199,7 +198,7 @@ class RecipeTests:
                 report.user_properties = [*report.user_properties, (PROPERTY, text)]
         return report
 
-    def _whole(self, key: Key, cases: dict[str, CheckResult]) -> CheckResult:
+    def _whole(self, key: CheckKey, cases: dict[str, CheckResult]) -> CheckResult:
         """Return one result for all cases of a check: the worst."""
         worst = min(cases.values(), key=lambda one: _WORST.index(one.outcome))
         took_s = round(sum(one.duration_s for one in cases.values()), 3)
@@ -223,7 +222,7 @@ _GIVEN: pytest.StashKey[CheckResult] = pytest.StashKey()
 _MAIN = threading.main_thread()
 
 
-def _case(key: Key, report: pytest.TestReport, call: pytest.CallInfo[None]) -> CheckResult:
+def _case(key: CheckKey, report: pytest.TestReport, call: pytest.CallInfo[None]) -> CheckResult:
     """Return what one phase of one case says."""
     host, package, check = key
     raised = call.excinfo.value if call.excinfo is not None else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pytest_manualbuild.model import Facts
+from pytest_manualbuild.model import CheckKey, Facts
 
 
 class Outcome(StrEnum):
@@ -69,6 +69,11 @@ class CheckResult:
     log: str | None = None
     """The full output, relative to the folder of the evidence."""
     notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> CheckKey:
+        """What tells it from the other results of a run."""
+        return self.host, self.package, self.check
 
 
 @dataclass(frozen=True, kw_only=True)

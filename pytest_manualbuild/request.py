@@ -19,7 +19,7 @@ from pytest_manualbuild.attestations import PUBLISH
 from pytest_manualbuild.build_record import Record
 from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.evidence import STATEMENT, Evidence, replace_file
-from pytest_manualbuild.gate.policy import Policy, is_label
+from pytest_manualbuild.gate.policy import Policy, is_label, is_owner
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.gate.verify import verify
 from pytest_manualbuild.model import Artifact
@@ -51,11 +51,14 @@ def write(
     """Write the files of a request below a folder of evidence; return them.
 
     With ``sign``, a Sigstore bundle for each package as well. Raises UploadRefused if the gate
-    does not accept, UploadError for what is no label, EvidenceError, or SignatureError.
+    does not accept, UploadError for what is no label or owner, EvidenceError, or SignatureError.
     """
     for label in (copy.label, copy.to_label):
         if not is_label(label):
             raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
+    for owner in (copy.owner, copy.to_owner):
+        if not is_owner(owner):
+            raise UploadError(f"{owner!r} owns no channel.", remedy="Give a name such as 'jane'.")
     verified = verify(folder, artifacts, policy)
     if verified.verdict.decision is not Decision.ACCEPT:
         raise UploadRefused(verified.verdict)

@@ -19,7 +19,7 @@ from pytest_manualbuild.execution.engine import Engine, Settings
 from pytest_manualbuild.execution.keeping import NEVER
 from pytest_manualbuild.execution.section import Limits
 from pytest_manualbuild.hosts.runs import Run, cache_folder
-from pytest_manualbuild.model import Plan
+from pytest_manualbuild.model import CheckKey, Plan
 from pytest_manualbuild.nodes import CheckItem, RecipeNode
 from pytest_manualbuild.records import CheckResult
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pytest_manualbuild.recipe_tests import RecipeTests
 
 DEFAULT_CHANNEL = "conda-forge"
-Key = tuple[str, str, str]
 
 
 def environments_of(config: pytest.Config) -> Environments:
@@ -57,7 +56,7 @@ class Session:
         self.folder = folder
         self.engine: Engine | None = None
         self._environments = environments
-        self._selected: list[Key] = []
+        self._selected: list[CheckKey] = []
         self.keeps = config.option.mb_keep != NEVER
         self.functions: RecipeTests | None = None
         if config.option.mb_recipe_tests:
@@ -110,11 +109,11 @@ class Session:
         self.config.pluginmanager.register(made, NAME)
         return made
 
-    def ask(self, key: Key) -> CheckResult:
+    def ask(self, key: CheckKey) -> CheckResult:
         """Return the result of a check, running what must run for it."""
         return self.running(key).result(key, self.waiting)
 
-    def running(self, key: Key) -> Engine:
+    def running(self, key: CheckKey) -> Engine:
         """Return the engine, with the host of this check started."""
         if self.engine is None:
             option = self.config.option
@@ -136,7 +135,7 @@ class Session:
         self.engine.start(self.hosts_to_start(key))
         return self.engine
 
-    def hosts_to_start(self, key: Key) -> list[str] | None:
+    def hosts_to_start(self, key: CheckKey) -> list[str] | None:
         """Say which hosts to start when this check is asked for; None: all."""
         raise NotImplementedError
 
@@ -167,7 +166,7 @@ class Worker(Session):
         """Join the controller's run: it cleans up what a killed worker left."""
         return Run.join(self._run_id, keeps=self.keeps)
 
-    def hosts_to_start(self, key: Key) -> list[str]:
+    def hosts_to_start(self, key: CheckKey) -> list[str]:
         """Start the host of this check alone: the others fall to other workers."""
         return [key[0]]
 

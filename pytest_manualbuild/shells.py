@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing, Stream
-from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, collect
+from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, Running, collect
 
 HEARTBEAT_S = 5.0
 """Silence after which the control shell is asked for a sign of life."""
@@ -69,6 +69,11 @@ if setsid true >/dev/null 2>&1; then _mb_new() { exec setsid "$@"; }
 else _mb_new() { exec bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
 if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
 """
+_ESCAPES = {
+    **{byte: f"\\{byte:03o}" for byte in (*range(32), *b"'\\", *range(127, 256))},
+    ord("\n"): "\n",
+    ord("%"): "%%",  # some make a percent sign of its number first, and then read it as one
+}
 _PROBLEMS: Mapping[str, tuple[str, str]] = {
     "bash": (
         "it has no bash, and recipes' tests need one",
@@ -93,6 +98,15 @@ _PROBLEMS: Mapping[str, tuple[str, str]] = {
 def whole(script: str) -> str:
     """Return a script as ``READ_SCRIPT`` wants it: with a sign at its end that it is all there."""
     return f"{script}{_WHOLE}"
+
+
+def _as_format(script: str) -> str:
+    """Return a script as a quoted format of ``printf``: printable ASCII, whatever it holds.
+
+    The control shell's own printf writes it, where a decoder would be one more process.
+    """
+    data = script.encode(errors="surrogateescape")
+    return f"'{data.decode('latin-1').translate(_ESCAPES)}'"
 
 
 class Transport(Protocol):
@@ -142,6 +156,8 @@ class ShellConnection:
         self._asked_s: float | None = None
         self._killed = False
         self._ended = True
+        self._is_job = False
+        """Whether what runs has a process group of its own, and says so before anything else."""
         self._known_group: int | None = None
         """As the control shell knows it, in ``_mb_group``: it may outlive us and clean up."""
         self._send(
@@ -168,6 +184,7 @@ class ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
         mark_nonce, exit_nonce = self._framing.begin()
         self._killed = self._ended = False
+        self._is_job = True
         mark = f"\\036{mark_nonce}:mark:%s\\036"
         header = (
             f"printf '\\036{mark_nonce}:group:%s\\036' $$\n"
@@ -176,20 +193,24 @@ class ShellConnection:
             f"builtin printf '{mark}' \"$1\" >&200; builtin printf '{mark}' \"$1\" >&201; "
             "return $_mb_status; } 2>/dev/null\n"
         )
-        text = base64.encodebytes(
-            whole(f"{header}{script}\n").encode(errors="surrogateescape")
-        ).decode()
-        environment = " ".join(
-            shlex.quote(f"{name}={value}") for name, value in self.environment().items()
-        )
-        exit_marker = f"printf '\\036{exit_nonce}:exit:%s\\036' \"$_mb_status\""
+        text = _as_format(whole(f"{header}{script}\n"))
+        exit_marker = self._exit_marker(exit_nonce)
         self._send(
-            f"{{ base64 $_mb_d <<'{exit_nonce}' |"
-            f" ( _mb_new env -i {environment} bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
-            f"{text}{exit_nonce}\n"
+            f"{{ printf {text} |"
+            f" ( _mb_new env -i {self._exports()} bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
             f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
         return self
+
+    @staticmethod
+    def _exit_marker(nonce: str) -> str:
+        return f"printf '\\036{nonce}:exit:%s\\036' \"$_mb_status\""
+
+    def _exports(self) -> str:
+        """Return assignments of the variables, as ``env`` and shells take them."""
+        return " ".join(
+            f"{name}={shlex.quote(value)}" for name, value in self.environment().items()
+        )
 
     def environment(self) -> dict[str, str]:
         """Return the variables that every script begins with, and no others."""
@@ -209,7 +230,7 @@ class ShellConnection:
             event = self._framing.next()
             if isinstance(event, Exit):
                 self._ended = True
-                if self._framing.group is None and not self._killed:
+                if self._is_job and self._framing.group is None and not self._killed:
                     raise self._lost("our script did not reach it whole; is its disk full?")
             if event is not None:
                 return event
@@ -220,6 +241,12 @@ class ShellConnection:
             if left_s <= 0:
                 return None
             self._receive(min(left_s, 1.0))
+
+    def assure_alive(self) -> None:
+        """Wait for a sign of life; see ``hosts.base.Running``."""
+        self._framing.answers.pop("pong", None)
+        self._send(self._say("pong", "yes"))
+        self._await("pong", SILENCE_S)
 
     def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""
@@ -251,13 +278,38 @@ class ShellConnection:
 
     def run(self, script: str, *, timeout_s: float) -> CommandResult:
         """Run a short script to its end; see ``hosts.base.Connection``."""
-        done = collect(self.start(script), timeout_s)
-        if done is not None:
-            return done
-        raise self._lost(f"it did not finish a small script within {timeout_s:g} s")
+        return self._to_its_end(self.start(script), timeout_s)
+
+    def look(self, script: str, *, timeout_s: float) -> bytes:
+        """Return what a short script prints; see ``hosts.base.Connection``."""
+        _, exit_nonce = self._framing.begin()
+        self._killed = self._ended = False
+        self._is_job = False
+        exit_marker = self._exit_marker(exit_nonce)
+        # A copy of the control shell runs it, so that the shell itself can give signs of life.
+        self._send(
+            f"{{ ( {self._exports()}\n{script} )\n_mb_status=$?; {exit_marker};"
+            f" {exit_marker} >&2; }} </dev/null &\n"
+        )
+        return self._to_its_end(self, timeout_s).stdout
+
+    def _to_its_end(self, running: Running, timeout_s: float) -> CommandResult:
+        done = collect(running, timeout_s)
+        if done is None:
+            raise self._lost(f"it did not finish a small script within {timeout_s:g} s")
+        return done
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""
+        self._framing.answers.pop("put", None)
+        if files:
+            self._send(self._unpacking(folder, files))
+        else:
+            self._send(f"mkdir -p {shlex.quote(folder)}\n" + self._say("put", "$?"))
+        if self._answer("put", PUT_S) != "0":
+            raise self._lost("files cannot be written on it; is its disk full?")
+
+    def _unpacking(self, folder: str, files: Mapping[str, bytes]) -> str:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             root = tarfile.TarInfo(folder.strip("/"))
@@ -268,13 +320,10 @@ class ShellConnection:
                 member.size, member.mode = len(data), 0o644
                 archive.addfile(member, io.BytesIO(data))
         text = base64.encodebytes(packed.getvalue()).decode()
-        self._framing.answers.pop("put", None)
-        self._send(
+        return (
             f"base64 $_mb_d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
             + self._say("put", "$?")
         )
-        if self._answer("put", PUT_S) != "0":
-            raise self._lost("files cannot be written on it; is its disk full?")
 
     def has_folders(self, paths: Sequence[str]) -> bool:
         """Say whether all of these folders are on the host."""
@@ -287,13 +336,16 @@ class ShellConnection:
         return f"printf '\\036{self._nonce}:{kind}:%s\\036' {text}\n"
 
     def _answer(self, kind: str, timeout_s: float) -> str:
+        """Return an answer of the control shell; nobody wants the events that come meanwhile."""
+        return self._await(kind, timeout_s, drop=True)
+
+    def _await(self, kind: str, timeout_s: float, *, drop: bool = False) -> str:
         deadline = time.monotonic() + timeout_s
         while kind not in self._framing.answers:
             if time.monotonic() > deadline:
                 raise self._lost(f"it did not answer within {timeout_s:g} s")
             self._receive(0.5)
-            # Nobody takes events meanwhile, and output must not pile up.
-            while self._framing.next() is not None:
+            while drop and self._framing.next() is not None:  # output must not pile up
                 pass
         return self._framing.answers.pop(kind)
 

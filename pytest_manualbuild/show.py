@@ -115,7 +115,7 @@ def summary(reporter: pytest.TerminalReporter, evidence: Evidence, folder: Path)
     reporter.write_line(f"report: {folder}")
     for reason in evidence.narrowed:
         reporter.write_line(f"not sufficient for upload: {reason}", yellow=True)
-    required = [host for host in evidence.plan.matrix.hosts if host.required and not host.standin]
+    required = [host for host in evidence.plan.matrix.hosts if host.decides]
     if not required:
         reporter.write_line(
             f"not sufficient for upload: the matrix {evidence.plan.matrix.name!r} requires no host;"

@@ -7,11 +7,11 @@ from typing import Any
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 # JSON's values
-    """Read JSON that has no doubled key and no NaN.
+    """Read JSON in UTF-8, without a mark before it, that has no doubled key and no NaN.
 
     Raises ValueError, or RecursionError for what is nested too deeply.
     """
-    return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+    return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -65,11 +65,12 @@ class Sshd:
     def signal(self, name: str) -> None:
         """Send a signal, such as ``KILL``, to the processes that serve connections."""
         assert self.process is not None
-        for parent in (self.process.pid, *self._children(self.process.pid)):
-            for child in self._children(parent):
-                with contextlib.suppress(OSError):  # it ended meanwhile by itself
-                    if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
-                        os.kill(child, getattr(signal, f"SIG{name}"))
+        serving = self._children(self.process.pid)
+        # All are found before one is hit: a process whose parent is gone is nobody's child.
+        for pid in [*serving, *(child for one in serving for child in self._children(one))]:
+            with contextlib.suppress(OSError):  # it ended meanwhile by itself
+                if Path(f"/proc/{pid}/comm").read_text().startswith("sshd"):
+                    os.kill(pid, getattr(signal, f"SIG{name}"))
 
     def _children(self, pid: int) -> list[int]:
         found: list[int] = []

@@ -11,8 +11,18 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 # Down the road; a module imports from its own stop or from an earlier one.
 ROAD = [
     {"__init__", "errors", "model", "records"},
-    {"globs", "strictjson", "package", "recipe"},
-    {"matrix", "checks", "plan", "outline", "carried", "build", "build_record", "_rattler_build"},
+    {"globs", "strictjson", "untrusted", "package", "recipe"},
+    {
+        "matrix",
+        "checks",
+        "plan",
+        "outline",
+        "carried",
+        "build",
+        "build_record",
+        "commits",
+        "_rattler_build",
+    },
     {"hosts", "framing", "shells", "batch"},
     {"audit", "compare", "diffoscope"},
     {"environment"},

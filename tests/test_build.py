@@ -99,7 +99,7 @@ def test_a_feedstock_is_built_recorded_tested_and_requested(tmp_path: Path) -> N
     ]
     assert (record["state"], record["exit_status"], record["tool"]) == ("built", 0, "feedstock")
     commit = command("git", "rev-parse", "HEAD", cwd=tmp_path).out.strip()
-    assert record["sources"] == {"commit": commit, "dirty": False}
+    assert record["sources"] == {"commit": commit, "dirty": False, "folder": ""}
     assert record["recipe_sha256"] == folder_sha256(tmp_path / "recipe")
     config = (tmp_path / ".ci_support/linux_64_.yaml").read_bytes()
     assert record["config"] == {

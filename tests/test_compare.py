@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import conftest
@@ -156,6 +156,7 @@ def test_the_prefix_of_the_build_is_noise_as_conda_replaces_it(first: str) -> No
     assert same != compare.normalise("bin/x", other)
 
 
+@example(name="info/index.json", start=b"", rest=b"0")
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["info/index.json", "info/about.json", "info/paths.json", "info/has_prefix",

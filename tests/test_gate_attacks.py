@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import manualbuild
+from conftest import command, manualbuild
 from pytest_manualbuild import package
 from pytest_manualbuild.errors import ArtifactError, ManualBuildError
 from pytest_manualbuild.gate import policy as policies
@@ -73,6 +73,39 @@ def recipe_elsewhere(case: Path) -> None:
     (case / "report/recipe").symlink_to("/usr")
 
 
+ENDLESS = "/proc/kmsg"
+"""A regular file, as the system says, that keeps its reader waiting for ever."""
+
+
+def link(name: str, target: str = ENDLESS) -> Change:
+    def act(case: Path) -> None:
+        path = case / "report" / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+    return act
+
+
+def written(name: str, data: bytes) -> Change:
+    def act(case: Path) -> None:
+        (case / "report" / name).write_bytes(data)
+
+    return act
+
+
+def encoded(encoding: str) -> Change:
+    """Return a change of how the evidence is written, and not of what it says to some readers."""
+
+    def act(case: Path) -> None:
+        path = case / "report/evidence.json"
+        path.write_bytes(path.read_text().encode(encoding))
+
+    return act
+
+
 def pipe(name: str) -> Change:
     def act(case: Path) -> None:
         path = case / "report" / name
@@ -100,6 +133,21 @@ def pipe(name: str) -> Change:
         longer("matrix.toml", 200 << 30),
         longer("evidence.json", 200 << 30),
         recipe_elsewhere,
+        link("logs", "/usr"),
+        link("logs/x.txt"),
+        link("logs/x.txt", "x.txt"),
+        link("junit.xml"),
+        link("matrix.toml"),
+        link("evidence.json"),
+        link("waivers/x.json"),
+        link("waivers", "/proc"),
+        link("recipe/meta.yaml"),
+        link("recipe/x", "x"),
+        written("matrix.toml", b"a" + b".a" * 50_000 + b" = 1\n"),
+        written("matrix.toml", b"a = " + b"[" * 100_000),
+        encoded("utf-16"),
+        encoded("utf-8-sig"),
+        changed(lambda value: planned(value)["artifact"].update(size=1 << 40)),
         pipe("evidence.json"),
         pipe("junit.xml"),
         pipe("matrix.toml"),
@@ -118,6 +166,11 @@ def pipe(name: str) -> Change:
         changed(lambda value: value["results"][0].update(host="here\u0301")),
         changed(lambda value: value["results"][0].update(host="elsewhere")),
         changed(lambda value: value["results"].append(value["results"][0] | {"host": "more"})),
+        changed(lambda value: planned(value)["sections"][0].update(functions=["test_x"])),
+        changed(lambda value: value["plan"]["matrix"].update(text="")),
+        changed(lambda value: value.update(retried=True)),
+        changed(lambda value: value["results"][0].update(retried=True)),
+        changed(lambda value: planned(value)["artifact"].update(more=1)),
         changed(lambda value: value.update(exit_status=10**300)),
         changed(lambda value: value.update(exit_status=False)),
     ],
@@ -131,6 +184,42 @@ def test_nothing_of_it_is_accepted_and_nothing_breaks(case: Path, change: Change
     else:
         assert found.verdict.decision is not Decision.ACCEPT
         assert all(line.isprintable() for line in found.verdict.text().splitlines())
+
+
+def test_folders_nested_very_deep_break_nothing(case: Path) -> None:
+    for top in ("report/logs", "report/recipe", "folders"):
+        path = str(case / top)
+        Path(path).mkdir(exist_ok=True)
+        for _ in range(1100):
+            path += "/a"
+            os.mkdir(path)  # noqa: PTH102 # 1100 objects of pathlib for each would take long
+    (case / "channel/noarch").mkdir(parents=True)
+    for words, status in (
+        (("verify", "report", "--artifacts", "build_artifacts"), 1),
+        (("verify-channel", "folders", "--of", "channel"), 0),
+    ):
+        ran = manualbuild(*words, cwd=case)
+        assert (ran.status, "Traceback" in ran.out) == (status, False), ran.out
+    command("rm", "-r", *(str(case / top) for top in ("report", "folders")), cwd=case)
+
+
+@pytest.mark.parametrize("path", [ENDLESS, "/proc/kcore", "/etc/passwd"])
+def test_evidence_names_no_file_but_packages(case: Path, path: str) -> None:
+    changed(lambda value: planned(value)["artifact"].update(path=path))(case)
+    for words in (("verify", "report"), ("upload", "report", "--to", "channel")):
+        ran = manualbuild(*words, cwd=case)
+        assert (ran.status, "Traceback" in ran.out) == (1, False), ran.out
+
+
+def test_a_package_that_is_larger_than_the_one_tested_is_not_even_read(case: Path) -> None:
+    path = next((case / "build_artifacts/noarch").iterdir())
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)  # no byte of it is on the disk
+    words = ("report", "--artifacts", "build_artifacts")
+    ran = manualbuild("verify", *words, cwd=case)
+    assert (ran.status, "not as many" in ran.out) == (1, True), ran.out
+    ran = manualbuild("upload", *words, "--to", "channel", cwd=case)
+    assert (ran.status, "not as many" in ran.out) == (1, True), ran.out
 
 
 def test_a_line_to_copy_runs_nothing_that_a_stranger_wrote(case: Path) -> None:

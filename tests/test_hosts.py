@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing
-from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output
+from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, collect
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run, dead_runs
 from pytest_manualbuild.hosts.ssh import SshConnection
@@ -145,6 +145,22 @@ def test_marks_come_although_a_script_closes_a_stream(connection: Connection, cl
     ]  # fmt: skip
 
 
+def test_a_script_ended_when_both_streams_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_manualbuild.framing._ALONE_S", 0.0)
+    framing = Framing()
+    mark, ended = framing.begin()
+    framing.feed("stderr", f"\x1e{ended}:exit:0\x1e".encode())
+    framing.feed("stdout", f"\x1e{mark}:mark:a\x1e".encode())
+
+    assert framing.next() == Mark(text="a")
+    assert framing.next() is None
+
+    framing.feed("stdout", f"more\x1e{ended}:exit:0\x1e".encode())
+    assert [framing.next(), framing.next()] == [
+        Output(stream="stdout", data=b"more"), Exit(status=0)
+    ]  # fmt: skip
+
+
 def test_what_a_script_leaves_behind_is_killed_and_named(connection: Connection) -> None:
     connection.run("setsid sleep 60 & sleep 61 & sleep 0.3", timeout_s=LONG_S)
 
@@ -216,7 +232,7 @@ def test_a_control_shell_that_dies_is_a_lost_host(connection: Connection) -> Non
 
     # An ssh server waits for whoever still holds the session's output.
     with pytest.raises(HostLost, match=r"the connection to it ended|no sign of life"):
-        running.next_event(LONG_S)
+        collect(running, LONG_S)  # the user's login shell may have a word to say
 
 
 def test_a_script_cannot_name_another_process_group_to_be_killed() -> None:

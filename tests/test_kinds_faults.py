@@ -502,21 +502,25 @@ def test_running(case: Case, request: pytest.FixtureRequest, kind: str, fault: s
 
 
 @pytest.mark.parametrize("kind", ["local", "docker", "rootfs", "ssh"])
+@pytest.mark.parametrize("fault", ["kill", "hang"])
 @pytest.mark.parametrize("name", ["TERM", "KILL"])
 def test_a_host_that_ends_the_tests_and_then_goes_is_an_error(
-    case: Case, request: pytest.FixtureRequest, kind: str, name: str
+    case: Case, request: pytest.FixtureRequest, kind: str, name: str, fault: str
 ) -> None:
     entry = matrix_entry(kind, request, case)
 
     def shut_down(case: Case) -> None:
-        for process in Path("/proc").glob("[0-9]*"):
-            if marked(process, case.run.run_id) and (process / "comm").read_text() == "sleep\n":
-                os.kill(int(process.name), getattr(signal, f"SIG{name}"))
+        ours = [one for one in Path("/proc").glob("[0-9]*") if marked(one, case.run.run_id)]
+        tests = [one for one in ours if (one / "comm").read_text() == "sleep\n"]
+        for process in tests:
+            os.kill(int(process.name), getattr(signal, f"SIG{name}"))
         time.sleep(0.3)  # in which the host says so
-        strike(case, kind, hang=False)
+        strike(case, kind, hang=fault == "hang")
 
     found = case.results(entry, shut_down)
 
+    if case.server is not None:
+        case.server.signal("CONT")
     hosts.sweep(case.run)
     broken(found, "running", "host-lost", passed=2)
 

@@ -135,7 +135,7 @@ def rebuilt(tmp_path: Path, built: builder.Built, tamper: Tamper) -> Path:
     """Write a package after somebody has changed what it carries; an empty file goes out."""
     _, staged = builder.contents(built)
     info = {name: one.data for name, one in staged.items() if name.startswith("info/")}
-    kept = {name: info[name] for name in info if name.startswith(("info/recipe/", "info/test/"))}
+    kept = {name: info[name] for name in info if name.startswith(("info/recipe/", "info/test"))}
     tamper(kept)
     changed = builder.Built(
         recipe=None, files=built.files, subdir=built.subdir,
@@ -218,6 +218,7 @@ META, SH, PY = "info/recipe/meta.yaml", "info/test/run_test.sh", "info/test/run_
         (added("info/test/data.txt", "other\n"), "data.txt"),
         (added("info/test/sitecustomize.py", "x\n"), "sitecustomize.py"),
         (added("info/test/run_test.r", "x\n"), "run_test.r"),
+        (added("info/tests/tests.yaml", "- script: ['true']\n"), "tests.yaml"),
         (removed("info/test/test_time_dependencies.json"), "test_time_dependencies"),
         (added("info/recipe/run_test.py", "pass\n"), "scripts"),
         (removed("info/recipe/run_test.py"), "lacks the check 'run_test.py'"),

@@ -78,3 +78,13 @@ def test_nothing_is_requested_that_was_not_proven(case: Path) -> None:
     assert not (case / "report/request").exists()
     ran = manualbuild("request", "report", cwd=case)
     assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+
+
+@pytest.mark.parametrize(
+    "words", [("--user", "x; touch pwned"), ("--to-owner", "a/b"), ("--label", "ma\u0131n")]
+)
+def test_what_can_be_no_owner_or_label_is_one_line(case: Path, words: tuple[str, str]) -> None:
+    ran = manualbuild(*WORDS, *words, cwd=case)
+
+    assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+    assert not (case / "report/request").exists()

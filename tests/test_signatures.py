@@ -72,6 +72,21 @@ def test_a_signature_of_one_role_is_none_of_another(
         signatures.verify(data, signature, asked, who, NOW)
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\x0c", "\r"])
+def test_no_signer_stands_in_a_comment(keys: Path, tmp_path: Path, end: str) -> None:
+    """Where Python sees a new line, and whoever reviews the file a remark."""
+    hidden = f"# a remark{end}{line(keys, 'mallory')}"
+
+    who = allowed(tmp_path, line(keys, "alice"), hidden)
+
+    assert [one.principal for one in who.signers] == ["alice"]
+
+
+def test_one_person_under_two_spellings_is_refused(keys: Path, tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="Alice and alice may be one person"):
+        allowed(tmp_path, line(keys, "alice"), line(keys, "bob", who="Alice"))
+
+
 def test_a_key_signs_only_for_the_roles_of_its_line(keys: Path, tmp_path: Path) -> None:
     data, signature = signed(tmp_path, keys / "alice", Role.APPROVE)
     who = allowed(tmp_path, line(keys, "alice", f'namespaces="{Role.REPORT.namespace}"'))

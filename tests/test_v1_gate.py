@@ -198,6 +198,11 @@ def swap_test_file(folder: Path) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+def add_other_tests(folder: Path) -> None:
+    (folder / "info/test").mkdir()
+    (folder / "info/test/run_test.sh").write_text("true\n")
+
+
 # What was done to the finished package, whose recipe still says the right thing.
 EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a test taken out": (edit_tests(take_out), "lacks the check"),
@@ -214,6 +219,10 @@ EDITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "the recipe removed": (
         lambda folder: shutil.rmtree(folder / "info/recipe"),
         "the package carries no recipe",
+    ),
+    "tests of another tool added": (
+        add_other_tests,
+        "it carries info/test/run_test.sh",
     ),
     "a test file changed": (
         swap_test_file,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 from pytest_manualbuild.audit import contents, leaks
@@ -21,6 +22,7 @@ from pytest_manualbuild.package.members import Kind
 from pytest_manualbuild.records import Finding, Severity
 
 _ORDER = list(Severity)
+_MOST_FINDINGS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +93,16 @@ def examine(
         provided=frozenset(provided) if provided is not None else None,
     )
     placeholders = {name for name, leak in leaked.items() if leak.placeholder}
-    findings = [
-        *scan.findings,
-        *problems,
-        *(finding for leak in leaked.values() for finding in leak.findings),
-        *contents.judge(path, scan, index, placeholders),
-        *(finding for binary in found for finding in judge(binary, package)),
-    ]
+    findings = chain(
+        scan.findings,
+        problems,
+        (finding for leak in leaked.values() for finding in leak.findings),
+        contents.judge(path, scan, index, placeholders),
+        (finding for binary in found for finding in judge(binary, package)),
+    )
     ordered = sorted(
-        dict.fromkeys(findings), key=lambda f: (_ORDER.index(f.severity), f.code, f.file, f.message)
+        dict.fromkeys(archive.at_most(_MOST_FINDINGS, findings)),
+        key=lambda f: (_ORDER.index(f.severity), f.code, f.file, f.message),
     )
     return Audit(findings=tuple(ordered), binaries=found, subdir=subdir, depends=depends)
 

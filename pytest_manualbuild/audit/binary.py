@@ -48,6 +48,7 @@ _BROUGHT = tuple(
     )
 )
 _FOR_ALL = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 # looked for, not used
+_MOST_DIGITS = 18
 _LEAST = 64  # bytes; what is shorter is no binary, whatever its first bytes
 
 
@@ -116,8 +117,9 @@ def name_of(value: object) -> str:
 
 
 def version(text: str) -> tuple[int, ...]:
-    """Return a version for comparing; what is no number counts as 0."""
-    return tuple(int(part) if part.isdigit() else 0 for part in text.strip().split("."))
+    """Return a version for comparing; what is no number counts as 0, a huge one as a large one."""
+    parts = text.strip().split(".")
+    return tuple(int(part[:_MOST_DIGITS]) if part.isdecimal() else 0 for part in parts)
 
 
 def declared(depends: tuple[str, ...], *names: str) -> str:

@@ -7,14 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
+from pytest_manualbuild.errors import RecipeError
+from pytest_manualbuild.recipe import document
 from pytest_manualbuild.records import Finding, Severity
 
 _RECIPES = ("info/recipe/rendered_recipe.yaml", "info/recipe/meta.yaml", "info/recipe/recipe.yaml")
 _MOST_RECIPE = 4 << 20
-_MOST_DEPTH = 100
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CREDENTIALS = re.compile(rb"[a-z]://[^\s/:@\"'{}<>]+:[^\s/:@\"'{}<>]+@")
@@ -67,19 +65,12 @@ def _load(content: bytes) -> dict[str, Any] | None:
 
 
 def _parse(content: bytes) -> object:
-    """Return what a YAML text says; None if it is too large, too deep or not valid."""
+    """Return what a YAML text says, numbers as text; None if it is too large or not valid."""
     if len(content) > _MOST_RECIPE:
         return None
-    depth = 0
     try:
-        # The C loader overflows its stack on deep nesting; events come without recursion.
-        for event in yaml.parse(content, Loader=_LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MOST_DEPTH:
-                return None
-        parsed: object = yaml.load(content, Loader=_LOADER)  # noqa: S506 # both are safe
-    except (yaml.YAMLError, ValueError, RecursionError):
+        parsed: object = document.load(content.decode(), "")
+    except (RecipeError, ValueError):
         return None
     return parsed
 
@@ -131,10 +122,10 @@ def _short(value: object) -> str:
 
 
 def _tests(name: str, recipe: Mapping[str, Any], info: Mapping[str, bytes]) -> Iterator[Finding]:
-    section = recipe.get("test")
-    # rattler-build checks `package_contents` when it builds, and does not keep it.
+    section, rows = recipe.get("test"), _tables(recipe.get("tests"))
+    # rattler-build looks at `package_contents` when it builds; its tests.yaml leaves that out.
     described = (
-        any(test.keys() - {"package_contents"} for test in _tables(recipe.get("tests")))
+        any(row.keys() - {"package_contents"} for row in rows)
         or (isinstance(section, dict) and any(section.get(key) for key in _TESTED))
         or any(file.startswith("info/recipe/run_test.") for file in info)
     )
@@ -148,7 +139,17 @@ def _tests(name: str, recipe: Mapping[str, Any], info: Mapping[str, bytes]) -> I
             "Its recipe has tests, and the package does not carry them.",
             "Build it again, and let no one take files out of it.",
         )
-    elif not described and not carried:
+    elif described or carried:
+        return
+    elif any(row.get("package_contents") for row in rows):
+        yield _finding(
+            "tests-contents",
+            name,
+            "Its recipe tests only which files it holds (package_contents); nothing of it is run.",
+            "Add a test that runs something of it, such as an import or a command.",
+            Severity.WARNING,
+        )
+    else:
         yield _finding(
             "tests-none",
             name,

@@ -12,7 +12,7 @@ archive-ratio archive-members archive-time
 index-missing index-invalid index-name index-subdir index-noarch index-depends
 paths-missing paths-duplicate paths-unlisted paths-absent paths-sha256 paths-size paths-type
 paths-files prefix-files prefix-kept prefix-mode recipe-missing recipe-unreadable
-source-unpinned source-path tests-missing tests-none
+source-unpinned source-path tests-missing tests-none tests-contents
 about-unreadable license-unnamed license-empty license-missing license-spdx link-script
 leak-home leak-build-path secret-key secret-token secret-url forbidden-file pyc-alone
 python-abi noarch-binary noarch-pyc noarch-link

@@ -17,6 +17,14 @@ from pytest_manualbuild.records import Finding, Severity
 
 _INDEX = "info/index.json"
 _SPEC = re.compile(r"(?:[\w./:-]+::)?[A-Za-z0-9_][A-Za-z0-9_.-]*(?:\s*[\[<>=!~0-9*].*)?")
+# CEP 26. The name of a file is taken apart at its dashes, so that one in a version moves the name.
+_NAMED = {
+    "name": re.compile(r"[a-z0-9_][a-z0-9_.-]*"),
+    "version": re.compile(r"[A-Za-z0-9_.+!]+"),
+    "build": re.compile(r"[A-Za-z0-9_.+]+"),
+}
+_LONGEST_SPEC = 500
+"""Characters; expressions for specs take a time that grows with the square of it."""
 _LINK_SCRIPT = re.compile(
     r"(?:bin|Scripts)/\.[^/]+-(?:pre-link|post-link|pre-unlink)\.(?:sh|bat)"
     r"|etc/conda/(?:de)?activate\.d/.+"
@@ -48,8 +56,9 @@ _FORBIDDEN = tuple(
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """Return the texts of a list, nothing for what is none."""
-    return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
+    """Return the texts of a list that are no longer than a spec; nothing for what is no list."""
+    rows = value if isinstance(value, list) else []
+    return tuple(row for row in rows if isinstance(row, str) and len(row) <= _LONGEST_SPEC)
 
 
 def index(info: Mapping[str, bytes]) -> tuple[dict[str, Any], tuple[Finding, ...]]:
@@ -70,9 +79,9 @@ def _error(code: str, file: str, message: str, remedy: str = "Build the package 
 
 
 def _index(loaded: Mapping[str, Any]) -> Iterator[Finding]:
-    for key in ("name", "version", "build"):
+    for key, form in _NAMED.items():
         value = loaded.get(key)
-        if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.+!-]+", value):
+        if not isinstance(value, str) or not form.fullmatch(value):
             yield _error("index-invalid", _INDEX, f"Its {key} is {value!r}.")
     number = loaded.get("build_number", 0)
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
@@ -96,8 +105,9 @@ def _index(loaded: Mapping[str, Any]) -> Iterator[Finding]:
             yield _error("index-depends", _INDEX, f"Its {key} is not a list.")
             continue
         for spec in specs:
-            if not isinstance(spec, str) or not _SPEC.fullmatch(spec.strip()):
-                yield _error("index-depends", _INDEX, f"Its {key} has {spec!r}, no valid spec.")
+            if not texts([spec]) or not _SPEC.fullmatch(spec.strip()):
+                shown = repr(spec)[:_LONGEST_SPEC]
+                yield _error("index-depends", _INDEX, f"Its {key} has {shown}, no valid spec.")
 
 
 def judge(

@@ -70,14 +70,13 @@ _RULES = (
     _Rule(plain=re.compile(rb":\\\\?Users\\"), exact=(("leak-home", _HOME),)),
     _Rule(plain=b"conda-bld", exact=(("leak-build-path", _BUILD),)),
     _Rule(plain=b"PRIVATE KEY", exact=(("secret-key", _KEY),)),
-    _Rule(
-        plain=b"github_pat_",
-        exact=((_TOKEN, re.compile(rb"(?<![A-Za-z0-9_])github_pat_[A-Za-z0-9_]{60,251}")),),
-    ),
     _Rule(plain=b"pypi-AgE", exact=((_TOKEN, re.compile(rb"pypi-AgE[A-Za-z0-9_-]{50,}")),)),
-    _Rule(
-        plain=re.compile(rb"gh[pousr]_"),
-        exact=((_TOKEN, re.compile(rb"(?<![A-Za-z0-9_])gh[pousr]_[A-Za-z0-9]{36,251}(?!\w)")),),
+    _Rule(  # one search for both, since each costs half a second a gigabyte
+        plain=re.compile(rb"g(?:h[pousr]_|ithub_pat_)"),
+        exact=(
+            (_TOKEN, re.compile(rb"(?<![A-Za-z0-9_])gh[pousr]_[A-Za-z0-9]{36,251}(?!\w)")),
+            (_TOKEN, re.compile(rb"(?<![A-Za-z0-9_])github_pat_[A-Za-z0-9_]{60,251}")),
+        ),
     ),
     _Rule(
         plain=re.compile(rb"AKIA"),

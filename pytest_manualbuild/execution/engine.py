@@ -35,7 +35,7 @@ from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.facts import INTERNET
 from pytest_manualbuild.hosts.runs import Run
-from pytest_manualbuild.model import Facts, Host, Plan, PlannedPackage
+from pytest_manualbuild.model import CheckKey, Facts, Host, Plan, PlannedPackage
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord, LinkedEnvironment, Outcome
 
 MOST_JOBS = 16
@@ -43,8 +43,6 @@ _SOON_S, _NOW_AND_THEN_S = 0.1, 0.5
 """When a wait first tells what is going on, and how often from then on."""
 _DOING = {"provision": "provisioning", "environment": "delivering", "run": "running"}
 """What an error says of the phase in which it came up."""
-Key = tuple[str, str, str]
-"""(host, package key, check name)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +101,13 @@ class Engine:
         environments: Environments,
         run: Run,
         settings: Settings,
-        selected: Collection[Key],
+        selected: Collection[CheckKey],
     ) -> None:
         self._plan = plan
         self._environments = environments
         self._run = run
         self._settings = settings
-        self._futures: dict[Key, Future[CheckResult]] = {key: Future() for key in selected}
+        self._futures: dict[CheckKey, Future[CheckResult]] = {key: Future() for key in selected}
         names = list(dict.fromkeys(key[0] for key in selected))
         self._desks = {name: _Desk(host=plan.host(name)) for name in names}
         self._stop = threading.Event()
@@ -126,7 +124,7 @@ class Engine:
                     desk.started = True
                     self._pool.submit(self._host, desk)
 
-    def result(self, key: Key, waiting: Callable[[str], None] | None = None) -> CheckResult:
+    def result(self, key: CheckKey, waiting: Callable[[str], None] | None = None) -> CheckResult:
         """Wait for a result; ``waiting`` is told now and then what its host is doing."""
         future = self._futures[key]
         patience_s = _SOON_S
@@ -379,7 +377,7 @@ class Engine:
 
     def _give(self, given: CheckResult) -> None:
         """Hand out a result; the first one of a check stays, and unselected ones are dropped."""
-        future = self._futures.get((given.host, given.package, given.check))
+        future = self._futures.get(given.key)
         if future is not None and not future.done():
             future.set_result(given)
 

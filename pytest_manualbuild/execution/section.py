@@ -25,7 +25,9 @@ POLL_S = 0.2
 """How often a wait looks up to see whether it should stop; it adds nothing to a result."""
 OUTLIVES_S = 1.0
 """How long a host must be there after a test on it was killed from outside."""
-_FROM_OUTSIDE = (129, 130, 137, 143)
+_FROM_OUTSIDE = (129, 130, 137, 143, -1073741510, 1073807364)
+"""Exit statuses of what was ended: by HUP, INT, KILL or TERM; by a console that closes
+(0xC000013A), or by Windows that shuts down (0x40010004)."""
 _MOST_HELD = 64
 
 
@@ -122,7 +124,7 @@ class SectionRun:
                 self._display.stop(connection)
             left = connection.settle()
             script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
-            said = connection.run(script, timeout_s=SHORT_S).stdout
+            said = connection.look(script, timeout_s=SHORT_S)
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
             return False
@@ -167,6 +169,8 @@ class SectionRun:
             while event is not None and len(self._held) < _MOST_HELD:
                 self._held.append(event)
                 event = running.next_event(max(0.0, deadline - time.monotonic()))
+            # One that went without a word is silent like one where nothing happens.
+            running.assure_alive()
         return self._held.popleft()
 
     def _overran(self, began_s: float) -> str:
@@ -179,7 +183,7 @@ class SectionRun:
 
 
 def _tells_of_a_kill(event: Event | None) -> bool:
-    """Say whether something ended by a signal that comes from outside: HUP, INT, KILL or TERM."""
+    """Say whether something was ended from outside, by a signal or as Windows does it."""
     match event:
         case Exit(status=status):
             return status in _FROM_OUTSIDE

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from pytest_manualbuild import body, evidence, strictjson
+from pytest_manualbuild import body, evidence, strictjson, untrusted
 from pytest_manualbuild.body import REPORT
 from pytest_manualbuild.errors import EvidenceError, PolicyError, SignatureError
 from pytest_manualbuild.gate import policy as policies
@@ -119,7 +119,7 @@ def read_all(
     """Return the approvals or the waivers of a folder of evidence, by file name."""
     role = Role.APPROVE if kind is Approval else Role.WAIVER
     found: list[Signed[S]] = []
-    for path in sorted((folder / _place(role)).glob("*"))[:MOST_FILES]:
+    for path in untrusted.files(folder / _place(role))[:MOST_FILES]:
         if path.name.endswith(".json.sig") and path.with_suffix("").is_file():
             continue
         file = path.relative_to(folder).as_posix()
@@ -127,7 +127,8 @@ def read_all(
             data = _bytes(path)
             statement = _parse(data, kind)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            told = error.strerror if isinstance(error, OSError) else str(error)
+            reason = (told or type(error).__name__).splitlines()[0]
             found.append(Signed(file=file, statement=None, signature=None, problem=reason))
         else:
             found.append(_checked(folder, path, data, statement, role, allowed, now))
@@ -168,13 +169,7 @@ def _checked(
 
 
 def _bytes(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")  # a named pipe would be read for ever
-    with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError("it is too large")
-    return data
+    return untrusted.read(path, MOST_BYTES)
 
 
 def _parse(data: bytes, kind: type[S]) -> S:

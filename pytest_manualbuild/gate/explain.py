@@ -37,12 +37,14 @@ def _gate(policy: Policy) -> Iterator[str]:
     if policy.matrix is None:
         yield "Any matrix will do that requires a host for each package."
     else:
-        required = [h.name for h in policy.matrix.hosts if h.required and not h.standin]
+        required = [h.name for h in policy.matrix.hosts if h.decides]
         yield f"The matrix is {policy.matrix.name}; it requires {', '.join(required) or 'no host'}."
     if gate.max_age_days is not None:
         yield f"A report counts for {gate.max_age_days} days."
     if gate.ledger is not None:
         yield f"A run counts once: those that were used stand in {gate.ledger}."
+    if gate.reviewed_branch is not None:
+        yield f"The recipe is the one of a commit on the branch {gate.reviewed_branch}."
     for code, severity in sorted(gate.severities.items()):
         yield f"The finding {code} counts as {severity}."
     for one in gate.accepted:
@@ -97,4 +99,5 @@ def _enabled(policy: Policy) -> Iterator[str]:
         words += [f"until {row.until}"] * (row.until is not None)
         words += [f"for {row.pr}"] * (row.pr is not None)
         words += [f"as {row.by} decided"] * bool(row.by)
+        words += [f"with its feedstock cloned to {row.clone}"] * bool(row.clone)
         yield " ".join(words) + "."

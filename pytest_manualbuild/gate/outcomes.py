@@ -16,7 +16,7 @@ from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Reason, note, reject, unsure
 from pytest_manualbuild.hosts.facts import lacking
-from pytest_manualbuild.model import Facts, Host, Plan, PlannedPackage
+from pytest_manualbuild.model import CheckKey, Facts, Host, Plan, PlannedPackage
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord, Outcome
 
 REACHED = ("tested", "lost")
@@ -27,7 +27,7 @@ REACHED = ("tested", "lost")
 class Excused:
     """What the policy accepts as conda-build does."""
 
-    results: frozenset[tuple[str, str, str]] = frozenset()
+    results: frozenset[CheckKey] = frozenset()
     """(host, package key, check) of what never ran behind an ``exit 0``."""
     untested: frozenset[str] = frozenset()
     """Keys of the packages that nothing but their installation needs to be proven of."""
@@ -36,7 +36,7 @@ class Excused:
 
 def excused(evidence: Evidence, policy: Policy, today: date) -> Excused:
     """Return what of a run the policy accepts; nothing that failed or was not found out."""
-    results: set[tuple[str, str, str]] = set()
+    results: set[CheckKey] = set()
     untested, notes = set(), []
     for one in deviations.found(evidence.plan, evidence.results):
         package = evidence.plan.package(one.package).artifact.name
@@ -71,7 +71,7 @@ def outcomes(stored: Stored, people: People, policy: Policy, now: datetime) -> I
             continue  # nobody planned it, which is a reason of its own
         if result.outcome is Outcome.PASSED:
             yield from _passed(evidence, result)
-        elif (result.host, result.package, result.check) in accepted.results:
+        elif result.key in accepted.results:
             continue  # told in the notes of what is accepted
         elif waived.of(plan, result) is None:
             # One host that broke is one reason, not one for each of its checks.
@@ -105,7 +105,7 @@ def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]
     again = shlex.join(words)
     if result.outcome is Outcome.FAILED:
         yield reject(f"{where} failed ({result.cause}). {result.message}".rstrip(), help=again)
-    elif not host.required or host.standin:
+    elif not host.decides:
         return
     elif result.outcome is Outcome.ERROR:
         yield unsure(f"{where}: could not be found out. {result.message}".rstrip(), help=again)
@@ -138,8 +138,7 @@ def _proven(evidence: Evidence, hosts: dict[str, Host], accepted: Excused) -> It
             result.outcome is Outcome.PASSED
             and (result.package, result.check in tests) == (planned.artifact.key, True)
             and (host := hosts.get(result.host)) is not None
-            and host.required
-            and not host.standin
+            and host.decides
             for result in evidence.results
         ):
             yield unsure(f"{planned.artifact.key}: with what is waived, nothing is proven of it.")

@@ -31,6 +31,8 @@ from pytest_manualbuild.records import Finding, Severity
 
 DEFAULT_LABEL = "manual"
 _LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
+_MOST_DAYS = 36_500
+_BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -80,6 +82,8 @@ class Gate:
     max_age_days: int | None = None
     ledger: str | None = None
     """The file of runs that were used, relative to the policy's; a run counts once."""
+    reviewed_branch: str | None = None
+    """The branch of the feedstock that the recipe's commit must be on, such as ``origin/main``."""
     severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
@@ -104,6 +108,8 @@ class Enabled:
     by: str | None = None
     until: date | None = None
     builders: tuple[str, ...] = ()
+    clone: str | None = None
+    """A git clone of its feedstock, relative to the policy's file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +137,8 @@ class Policy:
     """What ``gate.ledger`` holds."""
     allowed: AllowedSigners | None = None
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
+    clones: dict[str, Path] = field(default_factory=dict)
+    """The clone of the feedstock of each package that has one."""
 
     def label(self) -> str:
         """Return the label that packages get."""
@@ -179,6 +187,7 @@ def load(path: Path | None) -> Policy:
         matrix=_matrix(path, policy),
         allowed=_allowed(path, policy),
         ledger=ledgers.load(path.parent / policy.gate.ledger) if policy.gate.ledger else None,
+        clones={row.package: path.parent / row.clone for row in policy.enabled if row.clone},
     )
     for problem in _problems(policy):
         raise PolicyError(f"{path}: {problem}.", remedy="Correct that value.")
@@ -225,25 +234,38 @@ def _allowed(path: Path, policy: Policy) -> AllowedSigners | None:
 
 def _problems(policy: Policy) -> Iterator[str]:
     target, gate = policy.target, policy.gate
-    if target.owner is not None and not _OWNER.fullmatch(target.owner):
+    if target.owner is not None and not is_owner(target.owner):
         yield f"target.owner: {target.owner!r} is not the name of a channel's owner"
     for key, label in (("label", target.label), ("staging", target.staging)):
         if isinstance(label, str) and not is_label(label):
             yield f"target.{key}: {label!r} is not a label"
     if target.staging in (policy.label(), "main"):
         yield "target.staging: it must be neither the label itself nor main"
-    if min(gate.approvals, gate.rebuilds) < 0 or (
-        gate.max_age_days is not None and gate.max_age_days < 1
-    ):
+    if min(gate.approvals, gate.rebuilds) < 0:
         yield "gate: numbers must not be negative"
+    if gate.max_age_days is not None and not 1 <= gate.max_age_days <= _MOST_DAYS:
+        yield f"gate.max_age_days: it must be from 1 to {_MOST_DAYS}"
     yield from _problems_of_findings(gate)
-    for one in gate.accepted_deviations:
-        if not one.reason.strip():
-            yield f"gate.accepted_deviations: {one.kind} wants a reason"
     yield from _problems_of_people(policy)
     for row in policy.enabled:
         if not row.package.strip():
             yield "enabled.package: it names no package"
+    yield from _problems_of_clones(policy)
+
+
+def _problems_of_clones(policy: Policy) -> Iterator[str]:
+    branch = policy.gate.reviewed_branch
+    if branch is not None and (not _BRANCH.fullmatch(branch) or ".." in branch):
+        yield f"gate.reviewed_branch: {branch!r} is not the name of a branch"
+    if branch is not None and not policy.enabled:
+        yield "gate.reviewed_branch: it wants [[enabled]] tables, each with the clone to look in"
+    for row in policy.enabled:
+        if branch is not None and not row.clone:
+            yield f"enabled.clone: {row.package} has none, and gate.reviewed_branch wants one"
+        if branch is None and row.clone:
+            yield f"enabled.clone: that of {row.package} wants a gate.reviewed_branch"
+        if {other.clone for other in policy.rows(row.package)} != {row.clone}:
+            yield f"enabled.clone: {row.package} has several"
 
 
 def _problems_of_findings(gate: Gate) -> Iterator[str]:
@@ -254,10 +276,13 @@ def _problems_of_findings(gate: Gate) -> Iterator[str]:
             yield f"{where}: the audit has no code {code!r}"
         if code.startswith("archive-"):
             yield f"{where}: {code} is about what is unsafe to unpack, and stands"
+    for deviation in gate.accepted_deviations:
+        if not deviation.reason.strip():
+            yield f"gate.accepted_deviations: {deviation.kind} wants a reason"
     for one in gate.accepted:
         if not one.reason.strip():
             yield f"gate.accepted: {one.code} wants a reason"
-        if not one.path.strip("*/?") and one.path:
+        if one.path and not re.sub(r"\[[^]]*\]|[^\w]", "", one.path):
             yield f"gate.accepted: {one.code}: the path {one.path!r} is too wide"
 
 
@@ -278,6 +303,11 @@ def _problems_of_people(policy: Policy) -> Iterator[str]:
     for builder in sorted(builders):
         if not allowed.may(builder, Role.REPORT):
             yield f"enabled.builders: {builder!r} may not sign reports ({Role.REPORT.namespace})"
+
+
+def is_owner(text: str) -> bool:
+    """Say whether a text can name the owner of a channel on anaconda.org."""
+    return _OWNER.fullmatch(text) is not None
 
 
 def is_label(text: str) -> bool:

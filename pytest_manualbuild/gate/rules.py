@@ -15,9 +15,10 @@ from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.checks import checks, of_the_package
+from pytest_manualbuild.commits import Reviewed
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.gate import outcomes
+from pytest_manualbuild.gate import history, outcomes
 from pytest_manualbuild.gate import people as persons
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.agreement import differences
@@ -67,6 +68,8 @@ class Run:
     matrix_text: str
     recipe_sha256: str
     logs: dict[str, str]
+    reviewed: Reviewed | None = None
+    """What the clone that the policy names says of the recipe's commit; None: it was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +156,7 @@ def _identity(run: Run) -> Iterator[Reason]:
         yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
     else:
         planned = evidence.plan.matrix
-        if (hosts.sha256, hosts.hosts) != (planned.sha256, planned.hosts):
+        if replace(hosts, name=planned.name) != planned:
             yield _reject("The matrix kept with the evidence is not the one that was run.")
     if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
@@ -230,7 +233,7 @@ def _shipped(case: Case) -> Iterator[Reason]:
     """What rattler-build would run from the package is what the reviewed recipe says."""
     for found in case.packages:
         sections = of_the_package(case.stored.evidence.plan.package(found.key).sections)
-        if found.artifact is None or not sections[0].schema:
+        if found.artifact is None or not sections or not sections[0].schema:
             continue
         for difference in differences(
             shipped(sections), found.shipped or (), "info/tests/tests.yaml of the package"
@@ -267,7 +270,7 @@ def _results(case: Case) -> Iterator[Reason]:
     yield from outcomes.outcomes(case.stored, case.people, case.policy, case.now)
     yield from outcomes.hosts(evidence)
     for artifact in artifacts:
-        judged = [h for h in plan.matrix.hosts if h.required and not h.standin]
+        judged = [h for h in plan.matrix.hosts if h.decides]
         if not any(artifact.subdir in (host.subdir, "noarch") for host in judged):
             yield _unsure(
                 f"{artifact.key}: the matrix {plan.matrix.name!r} requires no host for"
@@ -339,6 +342,12 @@ def _people(case: Case) -> Iterator[Reason]:
     yield from persons.approvals(case.people, case.policy, case.stored)
 
 
+def _history(case: Case) -> Iterator[Reason]:
+    """The recipe is one that was reviewed."""
+    for run in case.runs:
+        yield from history.reviewed(run.stored.evidence, case.policy, run.reviewed)
+
+
 def _audit(case: Case) -> Iterator[Reason]:
     """The packages hold nothing that must not go out."""
     for found in case.packages:
@@ -372,5 +381,6 @@ _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_unused, _RUN),
     (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
     (_people, persons.SIGN),
+    (_history, history.COMMIT),
     (_audit, "Build it again."),
 )

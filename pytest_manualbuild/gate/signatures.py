@@ -117,7 +117,8 @@ def load(path: Path, revoked: Path | None = None) -> AllowedSigners:
     key belongs to one person. Raises PolicyError with file and line for anything else.
     """
     signers: list[Signer] = []
-    for number, text in enumerate(_read(path).decode(errors="replace").splitlines(), start=1):
+    # Only at what is a line's end to OpenSSH and to editors: others could end a comment unseen.
+    for number, text in enumerate(_read(path).decode(errors="replace").split("\n"), start=1):
         if text.strip() and not text.lstrip().startswith("#"):
             try:
                 signer = _signer(text.strip())
@@ -136,9 +137,10 @@ def load(path: Path, revoked: Path | None = None) -> AllowedSigners:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise PolicyError(
-            f"{path}: cannot be read: {error.strerror}.", remedy="Check [signers] of the policy."
+            f"{path}: cannot be read: {reason}.", remedy="Check [signers] of the policy."
         ) from error
 
 
@@ -182,6 +184,9 @@ def _one_owner(signer: Signer, others: list[Signer]) -> None:
         if other.blob == signer.blob:
             # Two lines of a key could also give it two validities, of which one holds longer.
             raise ValueError(f"this key stands there already, for {other.principal}")
+        names = {signer.principal, other.principal}
+        if len(names) > len({name.lower() for name in names}):
+            raise ValueError(f"{' and '.join(sorted(names))} may be one person: write it as one")
 
 
 def sign(file: Path, key: Path, role: Role) -> Path:

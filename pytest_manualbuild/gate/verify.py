@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_manualbuild import audit, body, carried, package, plan
+from pytest_manualbuild import audit, body, carried, matrix, package, plan, untrusted
+from pytest_manualbuild.commits import Reviewed, look_up
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
 from pytest_manualbuild.gate import approvals, rules
@@ -18,9 +19,12 @@ from pytest_manualbuild.gate.people import People
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Verdict
 from pytest_manualbuild.model import Artifact, PlannedPackage
+from pytest_manualbuild.package.archive import EXTENSIONS
 from pytest_manualbuild.recipe import rattler_tests
 from pytest_manualbuild.recipe.folder import folder_sha256
 from pytest_manualbuild.reports import junit
+
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +66,12 @@ def verify(
     )
     evidence = body.parse(reports)
     first = next(iter(reports))
-    found = [_found(first, one, artifacts) for one in evidence.whole.evidence.plan.packages]
+    recipe = first / "recipe" if _recipe_sha256(first / "recipe") else None
+    found = [_found(recipe, one, artifacts) for one in evidence.whole.evidence.plan.packages]
     verdict = rules.judge(
         rules.Case(
             stored=evidence.whole,
-            runs=tuple(_run(path, stored) for path, stored in evidence.runs.items()),
+            runs=tuple(_run(path, stored, policy) for path, stored in evidence.runs.items()),
             packages=tuple(found),
             people=people,
             policy=policy,
@@ -83,37 +88,50 @@ def verify(
     )
 
 
-def _run(folder: Path, stored: Stored) -> rules.Run:
-    report = _bytes(folder / "junit.xml")
+def _run(folder: Path, stored: Stored, policy: Policy) -> rules.Run:
+    report = _bytes(folder / "junit.xml", MOST_BYTES)
     cases: tuple[junit.Case, ...] | None
     try:
         cases = tuple(junit.read(report))
     except EvidenceError:
         cases = None
-    try:
-        recipe_sha256 = folder_sha256(folder / "recipe")
-    except (ManualBuildError, OSError):
-        recipe_sha256 = ""
     return rules.Run(
         stored=stored,
         junit=cases,
         junit_sha256=hashlib.sha256(report).hexdigest(),
-        matrix_text=_bytes(folder / "matrix.toml").decode(errors="replace"),
-        recipe_sha256=recipe_sha256,
-        logs={
-            path.relative_to(folder).as_posix(): _sha256(path)
-            for path in sorted((folder / "logs").rglob("*"))
-            if path.is_file()
-        },
+        matrix_text=_bytes(folder / "matrix.toml", matrix.MOST_BYTES).decode(errors="replace"),
+        recipe_sha256=_recipe_sha256(folder / "recipe"),
+        logs=_logs(folder),
+        reviewed=_reviewed(folder / "recipe", stored.evidence, policy),
     )
 
 
+def _reviewed(recipe: Path, evidence: Evidence, policy: Policy) -> Reviewed | None:
+    names = {planned.artifact.name for planned in evidence.plan.packages}
+    clones = {policy.clones.get(name) for name in names}
+    clone = clones.pop() if len(clones) == 1 else None  # a recipe lies in one feedstock
+    if policy.gate.reviewed_branch is None or evidence.sources is None or clone is None:
+        return None
+    try:
+        return look_up(clone, policy.gate.reviewed_branch, evidence.sources, recipe)
+    except (ManualBuildError, OSError):
+        return Reviewed(problem="the recipe kept with the evidence cannot be read.")
+
+
+def _logs(folder: Path) -> dict[str, str]:
+    """Return the hash of each log, empty for what is not one as a run writes it."""
+    try:
+        found = untrusted.files(folder / "logs")
+    except OSError:
+        return {"logs": ""}
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in found}
+
+
 def _sha256(path: Path) -> str:
-    """Return the hash of a log, empty for one that is larger than any that a run writes."""
-    if path.stat().st_size > MOST_BYTES:
+    try:
+        return untrusted.sha256(path, MOST_BYTES)
+    except OSError:
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
@@ -128,7 +146,12 @@ def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
         target = into / planned.artifact.key
         try:
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+            with untrusted.opened(path, sys.maxsize) as file, target.open("xb") as copy:
+                # Of what is larger than what was tested, just enough to see that: no full disk.
+                left = planned.artifact.size + 1
+                while piece := file.read(min(left, _PIECE)):
+                    left -= len(piece)
+                    copy.write(piece)
         except OSError as error:
             raise ArtifactError(
                 f"{path}: it cannot be copied to {into}: {error.strerror}.",
@@ -147,7 +170,9 @@ def _is_file(path: Path) -> bool:
 def is_safe(wanted: Artifact) -> bool:
     """Say whether the key of a package, which anybody may have written, is ``SUBDIR/FILE``."""
     plain = Path(wanted.filename).name == wanted.filename
-    return plain and wanted.subdir in package.PACKAGE_SUBDIRS
+    return (
+        plain and wanted.filename.endswith(EXTENSIONS) and wanted.subdir in package.PACKAGE_SUBDIRS
+    )
 
 
 def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
@@ -155,18 +180,28 @@ def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
     if not is_safe(wanted):
         return None
     if artifacts is None:
-        return Path(wanted.path)
+        return Path(wanted.path) if Path(wanted.path).name == wanted.filename else None
     places = [artifacts / wanted.subdir / wanted.filename, artifacts / wanted.filename]
     return next((place for place in places if _is_file(place)), places[0])
 
 
-def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rules.Found:
+def _recipe_sha256(recipe: Path) -> str:
+    """Return the digest of a kept recipe; empty if it holds what must not be opened."""
+    try:
+        return "" if recipe.is_symlink() else folder_sha256(recipe)
+    except (ManualBuildError, OSError):
+        return ""
+
+
+def _found(recipe: Path | None, planned: PlannedPackage, artifacts: Path | None) -> rules.Found:
     key = planned.artifact.key
     path = _find(planned.artifact, artifacts)
     if path is None:
         return rules.Found(key=key, artifact=None, problem="the evidence names no safe file.")
     if not _is_file(path):
         return rules.Found(key=key, artifact=None, problem="the file is not there.")
+    if path.stat().st_size != planned.artifact.size:
+        return rules.Found(key=key, artifact=None, problem="these are other bytes: not as many.")
     try:
         artifact = package.read(path)
         findings = audit.audit(path)
@@ -185,7 +220,7 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rul
             shipped = rattler_tests.packaged(tests, artifact.name)
     with contextlib.suppress(ManualBuildError):
         own = any(section.functions for section in planned.sections)
-        reviewed = plan.output_of(folder / "recipe", artifact, own_tests=own)
+        reviewed = plan.output_of(recipe, artifact, own_tests=own) if recipe else None
     return rules.Found(
         key=key,
         artifact=artifact,
@@ -198,9 +233,8 @@ def _found(folder: Path, planned: PlannedPackage, artifacts: Path | None) -> rul
     )
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, most: int) -> bytes:
     try:
-        # A named pipe would be read for ever.
-        return path.read_bytes() if path.is_file() and path.stat().st_size <= MOST_BYTES else b""
+        return untrusted.read(path, most)
     except OSError:
         return b""

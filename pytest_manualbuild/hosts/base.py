@@ -82,6 +82,13 @@ class Running(Protocol):
         """
         ...
 
+    def assure_alive(self) -> None:
+        """Wait for a sign of life that the host gives from now on; HostLost when none comes.
+
+        Events that come meanwhile stay for ``next_event``.
+        """
+        ...
+
     def kill(self) -> tuple[str, ...]:
         """Kill the script and all its descendants inside the host, at once.
 
@@ -135,6 +142,14 @@ class Connection(Protocol):
 
     def run(self, script: str, *, timeout_s: float) -> CommandResult:
         """Run a short script to its end; HostLost when it takes longer than ``timeout_s``."""
+        ...
+
+    def look(self, script: str, *, timeout_s: float) -> bytes:
+        """Return what a short script prints that reads the host and changes nothing there.
+
+        It is of POSIX sh where ``run`` wants bash: no process begins for it alone. HostLost
+        when it takes longer than ``timeout_s``.
+        """
         ...
 
     def settle(self) -> tuple[str, ...]:

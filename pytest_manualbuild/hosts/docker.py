@@ -8,7 +8,6 @@ and the engine removes the container by itself.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tarfile
@@ -21,10 +20,11 @@ from typing import Any
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
-from pytest_manualbuild.hosts import engines, facts, images, kept
+from pytest_manualbuild.hosts import engines, facts, images, kept, overlays
 from pytest_manualbuild.hosts.attached import DockerTransport
 from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
 from pytest_manualbuild.hosts.kept import Call, Kept
+from pytest_manualbuild.hosts.overlays import Overlay
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host
 from pytest_manualbuild.records import LinkedEnvironment
@@ -48,7 +48,7 @@ class DockerProvider:
             found = facts.kept(file)
             if found is None:
                 progress("asking the image what it is")
-                connection = DockerConnection(host, run, image.id, ())
+                connection = DockerConnection(host, run, image.id)
                 try:
                     found = facts.ask(host.name, connection)
                 finally:
@@ -73,15 +73,15 @@ class DockerProvider:
         wanted = tuple(environments)
         with engines.engine(host, run) as client:
             image = images.image(client, host, progress)
-        overlay = _overlay_possible(host.engine, wanted)
+            folder, layers = _overlays(client, host, run, image.id, wanted, progress)
         try:
-            connection = DockerConnection(host, run, image.id, wanted if overlay else ())
+            connection = DockerConnection(host, run, image.id, layers, folder)
         except _MountRefused:
-            overlay = False
-            connection = DockerConnection(host, run, image.id, ())
+            layers = []
+            connection = DockerConnection(host, run, image.id)
         try:
             with during("delivering"):
-                if not overlay:
+                if not layers:
                     progress("copying the environments")
                     connection.copy(wanted)
                 connection.check(wanted)
@@ -136,7 +136,7 @@ class DockerProvider:
     ) -> DockerConnection:
         """Talk to the kept container's shell again, and copy environments into it."""
         wanted = tuple(environments)
-        connection = DockerConnection(host, run, "", (), again=one)
+        connection = DockerConnection(host, run, "", again=one)
         try:
             with during("delivering"):
                 progress("copying the environments")
@@ -197,6 +197,34 @@ class _MountRefused(Exception):
     """The engine cannot mount an overlay here: the environment must be copied."""
 
 
+def _overlays(
+    client: Any,  # noqa: ANN401 # as in engines
+    host: Host,
+    run: Run,
+    image: str,
+    environments: Sequence[LinkedEnvironment],
+    progress: Progress,
+) -> tuple[Path | None, list[Overlay]]:
+    """Return overlays of the environments, none where they must be copied, and their folder here.
+
+    A container that is kept has copies of its own on another machine: what containers share
+    there goes with the run.
+    """
+    if not environments or not overlays.possible(one.path for one in environments):
+        return None, []
+    if overlays.on_this_machine(host.engine):
+        (run.folder / "overlay").mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=run.folder / "overlay", prefix=host.name))
+        return folder, overlays.here(folder, environments)
+    if run.keeps:
+        return None, []
+    with during("delivering"):
+        progress("copying the environments")
+        run.expect("docker", **engines.record(host))
+        labels = {RUN_LABEL: run.run_id, HOST_LABEL: host.name}
+        return None, overlays.there(client, host, run, image, environments, labels)
+
+
 class DockerConnection(shells.ShellConnection):
     """A control shell that is the main process of a container."""
 
@@ -205,14 +233,18 @@ class DockerConnection(shells.ShellConnection):
         host: Host,
         run: Run,
         image: str,
-        environments: tuple[LinkedEnvironment, ...],
+        layers: Sequence[Overlay] = (),
+        folder: Path | None = None,
         again: Kept | None = None,
     ) -> None:
-        """Start a container with overlays of these environments, or go on with one ``again``."""
+        """Start a container with these overlays, or go on with one ``again``.
+
+        ``folder`` has what the overlays write, on this machine, and goes with the connection.
+        """
         import docker  # noqa: PLC0415 # 0.2 s, only for those who have such hosts
 
         self._host_name = host.name
-        self._overlay: Path | None = None
+        self._overlay = folder
         run.expect("docker", **engines.record(host))
         self._client = engines.client(host, run)
         self._docker: DockerTransport | None = None
@@ -222,7 +254,7 @@ class DockerConnection(shells.ShellConnection):
         api = self._client.api
         try:
             if again is None:
-                mounts = [self._mount(run, host, one, docker) for one in environments]
+                mounts = [_mount(one, run, docker) for one in layers]
                 self._id = self._create(run, host, image, mounts)
             attached = api.attach_socket(
                 again.what["place"] if again else self._id,
@@ -244,7 +276,7 @@ class DockerConnection(shells.ShellConnection):
                 self._overlay = Path(again.what["folder"]) if again.what["folder"] else None
         except docker.errors.APIError as error:
             self.close()
-            if environments and "mount" in str(error).lower():
+            if layers and "mount" in str(error).lower():
                 raise _MountRefused from error
             raise HostUnavailable(
                 f"{host.name}: the engine cannot start a container: {engines.reason(error)}.",
@@ -286,28 +318,6 @@ class DockerConnection(shells.ShellConnection):
         name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
         return str(api.create_container_from_config(made, name)["Id"])
 
-    def _mount(self, run: Run, host: Host, environment: LinkedEnvironment, docker: Any) -> Any:  # noqa: ANN401
-        name = hashlib.sha256(environment.prefix.encode()).hexdigest()[:12]
-        if self._overlay is None:
-            (run.folder / "overlay").mkdir(exist_ok=True)
-            self._overlay = Path(tempfile.mkdtemp(dir=run.folder / "overlay", prefix=host.name))
-        upper, work = self._overlay / name / "upper", self._overlay / name / "work"
-        upper.mkdir(parents=True)
-        work.mkdir()
-        options = {
-            "type": "overlay",
-            "device": "overlay",
-            "o": f"lowerdir={environment.path},upperdir={upper},workdir={work}",
-        }
-        return docker.types.Mount(
-            environment.prefix,
-            None,
-            type="volume",
-            no_copy=True,
-            labels={RUN_LABEL: run.run_id},
-            driver_config=docker.types.DriverConfig("local", options),
-        )
-
     def _statuses(self) -> Iterator[str]:
         """Say once, when asked, what the engine knows of the container."""
         with contextlib.suppress(Exception):
@@ -340,11 +350,7 @@ class DockerConnection(shells.ShellConnection):
                 try:
                     self._client.api.put_archive(self._id, "/", packed)
                 except Exception as error:
-                    raise EnvironmentBroken(
-                        f"{self._host_name}: the environment cannot be copied:"
-                        f" {engines.reason(error)}.",
-                        remedy="Is the engine's disk full, or its line cut?",
-                    ) from error
+                    raise overlays.unsent(self._host_name, error) from error
 
     def check(self, environments: Iterable[LinkedEnvironment]) -> None:
         """See that every environment is where it must be; EnvironmentBroken otherwise."""
@@ -382,10 +388,15 @@ class DockerConnection(shells.ShellConnection):
             shutil.rmtree(self._overlay, ignore_errors=True)
 
 
-def _overlay_possible(engine: str | None, environments: Iterable[LinkedEnvironment]) -> bool:
-    url = engine or os.environ.get("DOCKER_HOST", "unix://")
-    odd = any(char in one.path for one in environments for char in ",:\\")
-    return url.startswith("unix://") and not odd
+def _mount(overlay: Overlay, run: Run, docker: Any) -> Any:  # noqa: ANN401 # as in engines
+    return docker.types.Mount(
+        overlay.prefix,
+        None,
+        type="volume",
+        no_copy=True,
+        labels={RUN_LABEL: run.run_id},
+        driver_config=docker.types.DriverConfig("local", overlay.options),
+    )
 
 
 PROVIDER = DockerProvider()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
 from pytest_manualbuild.package import members
 from pytest_manualbuild.package.containers import Budget, Limits, Stream, parts
 from pytest_manualbuild.package.members import Kind, Member
-from pytest_manualbuild.records import Finding
+from pytest_manualbuild.records import Finding, Severity
 
 EXTENSIONS = (".conda", ".tar.bz2")
 MOST_MEMBER = 64 << 20
@@ -68,8 +68,25 @@ def scan(path: Path, look: Look | None = None, limits: Limits | None = None) -> 
     return Scan(
         members=tuple(found),
         info=info,
-        findings=tuple(islice(unsafe, MOST_FINDINGS)),
+        findings=tuple(at_most(MOST_FINDINGS, unsafe)),
     )
+
+
+def at_most(most: int, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield so many findings, and one more, which no policy accepts, in place of the rest.
+
+    Many that weigh little must not hide one that weighs more.
+    """
+    left = iter(findings)
+    yield from islice(left, most)
+    if next(left, None) is not None:
+        yield Finding(
+            code="archive-members",
+            severity=Severity.ERROR,
+            file="",
+            message=f"There is more to find in it than {most} findings; the rest is not told.",
+            remedy="Correct the first, and look again.",
+        )
 
 
 def info_members(path: Path) -> list[tuple[str, bytes]]:
@@ -120,6 +137,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             )
         if path.exists() and not path.is_file():
             raise ArtifactError(f"{path}: it is no file.", remedy="Give the file of a package.")
+        if path.exists() and not path.stat().st_size:
+            # So do files of /proc look, some of which keep their reader waiting for ever.
+            raise ArtifactError(f"{path}: it is empty.", remedy="Build or fetch it again.")
         with path.open("rb") as file:
             yield file
     except ArtifactError:

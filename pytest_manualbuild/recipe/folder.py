@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_manualbuild import untrusted
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import TestFile
 
@@ -19,11 +20,18 @@ def files(folder: Path) -> Iterator[Path]:
     """Yield the regular files below a recipe folder, sorted; refuse links that lead out of it."""
     root = folder.resolve()
     count = size = 0
-    for path in sorted(root.rglob("*")):
+    try:
+        found = untrusted.files(root)
+    except OSError as error:
+        raise RecipeError(
+            f"{root}: cannot be read: {error.strerror}.",
+            remedy="Give the folder of the recipe alone.",
+        ) from error
+    for path in found:
         parts = path.relative_to(root).parts
         if any(part in _NOT_OURS for part in parts) or path.suffix == ".pyc":
             continue
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if path.is_symlink() and not _leads_into(path, root):
             raise RecipeError(
                 f"{path}: this link leads out of the recipe.", remedy="Put the file itself there."
             )
@@ -41,6 +49,13 @@ def files(folder: Path) -> Iterator[Path]:
                 remedy="Give the folder of the recipe alone.",
             )
         yield path
+
+
+def _leads_into(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # round in circles
+        return False
 
 
 def _is_utf8(name: str) -> bool:

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pytest_manualbuild import globs
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import ContentsRule, Import, TestFile, TestSection
+from pytest_manualbuild.recipe import document
 from pytest_manualbuild.recipe.folder import files, test_file
 
 MOST_TESTS = 1000
 MOST_TESTS_BYTES = 4 * 1024 * 1024
+_TIMES = re.compile(r"\d(?::\d+){20}")
+"""What YAML takes for a number to the base of 60: of a long one it makes a number for minutes."""
 MOST_SCRIPT_BYTES = 1024 * 1024
 # rattler-build's names for interpreters, and ours for the languages; the empty one is the shell.
 _INTERPRETERS = {"bash": "", "python": "python", "perl": "perl", "rscript": "r", "ruby": "ruby"}
@@ -99,9 +100,11 @@ def packaged(content: bytes, package: str) -> tuple[TestSection, ...]:
     """Return the sections of a package's ``info/tests/tests.yaml``; RecipeError if it is broken."""
     source = Source(package=package)
     try:
-        text = content.decode() if len(content) <= MOST_TESTS_BYTES else None
-        tests = yaml.safe_load(text) if text is not None else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        text = content.decode() if len(content) <= MOST_TESTS_BYTES else ""
+        if _TIMES.search(text):
+            raise RecipeError(f"{source.where}: it has an endless time.", remedy="Build it again.")
+        tests = document.load(text, source.where, as_=document.DATA)
+    except ValueError as error:
         raise RecipeError(f"{source.where}: it is not YAML.", remedy="Build it again.") from error
     found = sections(tests, (), source)
     return tuple(one for one in found if one != TestSection(schema=1))

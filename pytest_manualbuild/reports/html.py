@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 from pytest_manualbuild.evidence import Evidence
-from pytest_manualbuild.model import Check, CheckKind, PlannedPackage
+from pytest_manualbuild.model import Check, CheckKey, CheckKind, PlannedPackage
 from pytest_manualbuild.records import CheckResult, HostRecord, Outcome
 from pytest_manualbuild.reports.terminal import word
 from pytest_manualbuild.reports.text import tail, visible
@@ -76,7 +76,7 @@ def render(evidence: Evidence) -> str:
     """Return the page. Whatever a stranger wrote is shown as text, control characters as well."""
     told = [r for r in evidence.results if r.outcome in (Outcome.FAILED, Outcome.ERROR)]
     stories = {
-        (result.host, result.package, result.check): _story(evidence, result, f"story-{number}")
+        result.key: _story(evidence, result, f"story-{number}")
         for number, result in enumerate(told[:MOST_STORIES])
     }
     required = {host.name for host in evidence.plan.matrix.hosts if host.required}
@@ -118,9 +118,7 @@ def _story(evidence: Evidence, result: CheckResult, anchor: str) -> _Story:
     )
 
 
-def _grid(
-    evidence: Evidence, planned: PlannedPackage, stories: dict[tuple[str, str, str], _Story]
-) -> _Grid:
+def _grid(evidence: Evidence, planned: PlannedPackage, stories: dict[CheckKey, _Story]) -> _Grid:
     key = planned.artifact.key
     names = [cell.host for cell in evidence.plan.cells if cell.package == key]
     records = {record.name: record for record in evidence.hosts}
