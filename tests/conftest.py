@@ -220,6 +220,7 @@ def windows_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Window
 @pytest.fixture
 def windows_server(windows_machine: WindowsSsh) -> Iterator[WindowsSsh]:
     """That machine for one test, after which nothing is left on it."""
+    sshd.trust(windows_machine)
     windows_machine.start()
     yield windows_machine
     windows_machine.stop()

@@ -101,13 +101,12 @@ class WindowsSsh(sshd.Sshd):
         return found
 
     def clean(self) -> None:
-        """Remove what is left, and let clients in as at first."""
+        """Remove what is left."""
         for process in self._processes():
             with contextlib.suppress(OSError):
                 os.kill(int(process.name), signal.SIGKILL)
         for folder in self._folders():
             shutil.rmtree(folder, ignore_errors=True)
-        sshd.trust(self)
 
     def halt(self) -> None:
         """End all that is left of the machine."""
