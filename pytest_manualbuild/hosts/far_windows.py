@@ -3,14 +3,15 @@
 On command lines stand words and plain paths of our own making, so that nothing has to be quoted,
 whatever shell takes them.
 
-A copy of the command processor, with a name of the run's own, is what scripts run below: that name
-is what they are found and killed by. What else belongs to a session ends with it, where the server
-sees to that; each run tries it.
+Scripts run below a copy of the command processor, with a name of its own for each host of a run:
+that name is what they are found and killed by. What else belongs to a session ends with it, where
+the server sees to that; each run tries it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import secrets
 import subprocess
@@ -60,7 +61,9 @@ class OwnFolder:
     def __init__(self, call: Callable[..., Done], path: str, run_id: str) -> None:
         self._call = call
         self.path = path
-        self.name = f"mb-{run_id[:12]}.exe"
+        # A run may have several hosts on one machine, and each kills by this name.
+        of = hashlib.sha256(path.encode()).hexdigest()[:6]
+        self.name = f"mb-{run_id[:12]}-{of}.exe"
         self.shell = f"{path}\\{self.name}"
         self._tree = ["/T"]
         """With all that the process started; wine's taskkill has no such option."""
