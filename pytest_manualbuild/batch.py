@@ -1,13 +1,15 @@
 """Runs scripts on a host of Windows: batch files that are uploaded and run by their path.
 
-Nothing is ever quoted into a command line, since cmd has no quotes that hold everything. Each
-script is a process of its own, whose end says more than any word could; what a script says while
-it runs are markers on both streams (see ``framing``). How files and processes get to the host is
-the business of a ``Machine``.
+Nothing is ever quoted into a command line, since cmd has no quotes that hold everything. A batch
+file of ours runs each script as a process of its own, and says how it ended; what it and the
+script say are markers on both streams (see ``framing``). Where the end is not said, it is not
+known: lines and servers pass on less of an exit status than Windows has, and end with one
+themselves. How files and processes get to the host is the business of a ``Machine``.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Literal, Protocol
@@ -19,7 +21,17 @@ from pytest_manualbuild.shells import KILLED, SILENCE_S
 
 _TAKE_S = 0.5
 _END_S = 10.0
-_PING = "@exit 0\n"
+_ALONE_S = 2.0
+"""How long the reason may take to show why a script ended without saying how."""
+# A variable of the name ERRORLEVEL would hide what the script returned. The streams come first in
+# a line, where no digit before them can be taken for the number of one.
+_CALL = """\
+@echo off
+set "ERRORLEVEL="
+%SystemRoot%\\System32\\cmd.exe /d /c {path} <nul
+>&1 echo \x1e{nonce}:exit:%ERRORLEVEL%
+>&2 echo \x1e{nonce}:exit:%ERRORLEVEL%
+"""
 
 
 class Process(Protocol):
@@ -27,10 +39,6 @@ class Process(Protocol):
 
     def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
         """Return what came within ``timeout_s``; EOFError when it ended and nothing more comes."""
-        ...
-
-    def status(self) -> int:
-        """Return its exit status, after its end; a signal N is 128 + N."""
         ...
 
     def close(self) -> None:
@@ -63,16 +71,16 @@ class Machine(Protocol):
 
 
 class BatchConnection:
-    """A connection to a host of Windows; ``Running`` as well, since one script runs at a time."""
+    """A connection to a host of Windows."""
 
     def __init__(self, machine: Machine, *, host: str, folder: str) -> None:
         """Take over a machine that is up; ``folder`` is for our scripts on it."""
         self._machine = machine
         self._host = host
         self._folder = folder
-        self._process: Process | None = None
         self._number = 0
-        self._framing, self._nonce = _fresh()
+        self._next = _Words()
+        self._script: _Script | None = None
 
     @property
     def shell(self) -> Literal["sh", "cmd"]:
@@ -81,84 +89,41 @@ class BatchConnection:
 
     def marker(self, text: str) -> str:
         """Return the line of a mark in the script that starts next."""
-        return f"\x1e{self._nonce}:mark:{text}"
+        return f"\x1e{self._next.mark}:mark:{text}"
 
-    def start(self, script: str) -> BatchConnection:
+    def start(self, script: str) -> _Script:
         """Start a batch script; see ``hosts.base.Connection``."""
+        self._release()
         self._number += 1
         path = f"{self._folder}\\script{self._number}.bat"
-        self._machine.write({path: _lines(script)})
-        self._process = self._machine.call(path)
-        return self
+        call = f"{self._folder}\\call{self._number}.bat"
+        words, self._next = self._next, _Words()
+        calls = _CALL.format(path=path, nonce=words.ended)
+        self._machine.write({path: _lines(script), call: _lines(calls)})
+        self._script = _Script(self, self._machine, self._machine.call(call), words.framing)
+        return self._script
 
-    def next_event(self, timeout_s: float) -> Event | None:
-        """Return the next event; see ``hosts.base.Running``."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            event = self._framing.next()
-            if isinstance(event, Exit):
-                self._framing, self._nonce = _fresh()
-            if event is not None:
-                return event
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return None
-            if self._process is None:  # its end is known, and marks are put into order
-                time.sleep(min(left_s, 0.05))
-                continue
-            self._receive(self._process, min(left_s, _TAKE_S))
+    def _release(self) -> None:
+        if self._script is not None:
+            self._script.close()
+            self._script = None
 
-    def _receive(self, process: Process, timeout_s: float) -> None:
-        ended = False
-        chunks: list[tuple[Stream, bytes]] = []
-        try:
-            chunks = process.receive(timeout_s)
-        except EOFError:
-            ended = True
-        for stream, data in chunks:
-            self._framing.feed(stream, data)
-        # Also in silence: what waits inside a host that is gone may wait for ever.
-        if not chunks and (how := self._machine.lost()):
-            raise self._lost(how)
-        if ended:
-            self._over(process.status())
-
-    def _over(self, status: int) -> None:
-        if self._process is not None:
-            self._process.close()
-            self._process = None
-        self._framing.ended(status)
-
-    def assure_alive(self) -> None:
-        """Look whether the host is there; see ``hosts.base.Running``."""
-        if how := self._machine.lost():
-            raise self._lost(how)
-
-    def kill(self) -> tuple[str, ...]:
-        """Kill the script inside the host; see ``hosts.base.Running``."""
-        names = self._machine.kill()
-        deadline = time.monotonic() + _END_S
-        while self._process is not None and time.monotonic() < deadline:
-            self._receive(self._process, _TAKE_S)
-        if self._process is not None:
-            self._over(KILLED)
-        self._ping()
-        return names
-
-    def _ping(self) -> None:
-        """See that the host still runs what it is told to: else nobody but it is to blame."""
+    def ping(self) -> None:
+        """See that the host still runs what it is told to, beside its script; HostLost if not."""
+        word = secrets.token_hex(8)
         path = f"{self._folder}\\ping.bat"
-        self._machine.write({path: _lines(_PING)})
+        self._machine.write({path: _lines(f"@echo {word}\n")})
         process = self._machine.call(path)
+        heard = b""
         deadline = time.monotonic() + SILENCE_S
         try:
-            while time.monotonic() < deadline:
-                process.receive(_TAKE_S)
+            while word.encode() not in heard:
+                if time.monotonic() > deadline:
+                    raise self.lost(f"it did not answer within {SILENCE_S:g} s")
+                heard += b"".join(data for _, data in process.receive(_TAKE_S))
         except EOFError:
-            if how := self._machine.lost():
-                raise self._lost(how) from None
-        else:
-            raise self._lost(f"it did not answer within {SILENCE_S:g} s")
+            how = self._machine.lost() or "it does not run what it is told to"
+            raise self.lost(how) from None
         finally:
             process.close()
 
@@ -168,7 +133,7 @@ class BatchConnection:
         deadline = time.monotonic() + SILENCE_S
         while found:
             if time.monotonic() > deadline:
-                raise self._lost(f"these of its processes cannot be killed: {', '.join(found)}")
+                raise self.lost(f"these of its processes cannot be killed: {', '.join(found)}")
             found = self._machine.kill()
         return names
 
@@ -176,7 +141,7 @@ class BatchConnection:
         """Run a short script to its end; see ``hosts.base.Connection``."""
         done = collect(self.start(script), timeout_s)
         if done is None:
-            raise self._lost(f"it did not finish a small script within {timeout_s:g} s")
+            raise self.lost(f"it did not finish a small script within {timeout_s:g} s")
         return done
 
     def look(self, script: str, *, timeout_s: float) -> bytes:
@@ -191,21 +156,101 @@ class BatchConnection:
 
     def close(self) -> None:
         """Release the host; see ``hosts.base.Connection``."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        self._release()
         self._machine.close()
 
-    def _lost(self, how: str) -> HostLost:
+    def lost(self, how: str) -> HostLost:
+        """Return the error for a host that is gone, or does not do what it is told to."""
         return HostLost(
             f"{self._host}: the host was lost: {how}.",
             remedy="Look at the host and run again; this says nothing about the package.",
         )
 
 
-def _fresh() -> tuple[Framing, str]:
-    framing = Framing(lines=True)
-    return framing, framing.begin()[0]
+class _Script:
+    """A script under way; see ``hosts.base.Running``."""
+
+    def __init__(
+        self, connection: BatchConnection, machine: Machine, process: Process, framing: Framing
+    ) -> None:
+        self._connection, self._machine = connection, machine
+        self._process: Process | None = process
+        self._framing = framing
+        self._killed = False
+
+    def next_event(self, timeout_s: float) -> Event | None:
+        """Return the next event; see ``hosts.base.Running``."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            event = self._framing.next()
+            if isinstance(event, Exit):
+                self.close()
+            if event is not None:
+                return event
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return None
+            if self._process is None:  # its end is known, and marks are put into order
+                time.sleep(min(left_s, 0.05))
+                continue
+            self._receive(self._process, min(left_s, _TAKE_S))
+
+    def _receive(self, process: Process, timeout_s: float) -> None:
+        try:
+            chunks = process.receive(timeout_s)
+        except EOFError:
+            self._over()
+            return
+        for stream, data in chunks:
+            self._framing.feed(stream, data)
+        # Also in silence: what waits inside a host that is gone may wait for ever.
+        if not chunks and (how := self._machine.lost()):
+            raise self._connection.lost(how)
+
+    def _over(self) -> None:
+        """Note that nothing more comes: how it ended was said before that, or is never known."""
+        self.close()
+        if self._framing.exited:
+            return
+        deadline = time.monotonic() + _ALONE_S
+        while not self._killed:
+            if how := self._machine.lost():
+                raise self._connection.lost(how)
+            if time.monotonic() > deadline:
+                raise self._connection.lost("its script ended, and nothing says how")
+            time.sleep(0.05)
+        self._framing.ended(KILLED)
+
+    def assure_alive(self) -> None:
+        """See that the host runs something else meanwhile; see ``hosts.base.Running``."""
+        self._connection.ping()
+
+    def kill(self) -> tuple[str, ...]:
+        """Kill the script inside the host; see ``hosts.base.Running``."""
+        self._killed = True
+        names = self._machine.kill()
+        deadline = time.monotonic() + _END_S
+        while self._process is not None and time.monotonic() < deadline:
+            self._receive(self._process, _TAKE_S)
+        if self._process is not None:
+            self._over()
+        # Else nobody but the host is to blame.
+        self._connection.ping()
+        return names
+
+    def close(self) -> None:
+        """Let go of its process; safe to call twice."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+
+class _Words:
+    """What takes the words of one script out of its output, and with which nonces it says them."""
+
+    def __init__(self) -> None:
+        self.framing = Framing(lines=True)
+        self.mark, self.ended = self.framing.begin()
 
 
 def _lines(script: str) -> bytes:

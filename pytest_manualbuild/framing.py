@@ -22,6 +22,7 @@ _BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e]*")
 _ANSWERS = frozenset({"folders", "kept", "killed", "pong", "put", "ready"})
 _LINE_MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e\r\n]*)\r\n")
 _LINE_BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e\r\n]*\r?")
+_STATUS = re.compile(r"-?[0-9]{1,10}")
 _ALONE_S = 1.0
 _MOST_BEHIND = 4 * 1024 * 1024
 
@@ -49,6 +50,8 @@ class Framing:
         """The process group of the script that runs, as its first marker said."""
         self.answers: dict[str, str] = {}
         """What the control shell itself said, by kind."""
+        self.exited = False
+        """Whether the script's exit was said, though its event may still wait for others."""
 
     def begin(self) -> tuple[str, str]:
         """Forget what came before; return the nonces of the next script's marks and exit."""
@@ -56,6 +59,7 @@ class Framing:
             queue.clear()
         self._behind = 0
         self.group = None
+        self.exited = False
         for past in self._script:  # left-over processes may still hold them
             self._may_say[past] = frozenset()
         mark, ended = _new_nonce(), _new_nonce()
@@ -86,6 +90,7 @@ class Framing:
 
     def ended(self, status: int) -> None:
         """Note that the script ended, where that is known without a marker."""
+        self.exited = True
         for stream, queue in self._queue.items():
             self._output(stream, self._rest[stream])
             self._rest[stream] = b""
@@ -97,7 +102,10 @@ class Framing:
             self._behind += len(data)
 
     def _said(self, stream: Stream, kind: str, text: str) -> None:
+        if kind == "exit" and not _STATUS.fullmatch(text):
+            return
         if kind in ("mark", "exit"):
+            self.exited = self.exited or kind == "exit"
             self._queue[stream].append(_Marker(kind, text, time.monotonic()))
         elif kind == "group":
             # The first one was sent before the script's own text; another is a lie.

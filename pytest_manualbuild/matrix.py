@@ -56,6 +56,17 @@ _KEYS: Mapping[str, _Key] = {
     "shell": _Key(
         type=str, text="The shell on the far side.", kinds=("ssh",), choices=("sh", "cmd")
     ),
+    "password_from": _Key(
+        type=str,
+        text="Where the password is: env:NAME (a variable) or keyring:NAME (a service).",
+        kinds=("winrm",),
+    ),
+    "https": _Key(
+        type=bool,
+        text="Whether to use TLS (default); without it, messages are sealed by the login.",
+        kinds=("winrm",),
+    ),
+    "ca_file": _Key(type=str, text="A file of certificates to trust.", kinds=("winrm",)),
     "persona": _Key(
         type=str,
         text="The Windows that wine says it is (default: win10).",
@@ -65,8 +76,8 @@ _KEYS: Mapping[str, _Key] = {
     "root": _Key(
         type=str,
         text="The root folder or its tarball (rootfs), the Vagrant folder, the wine prefix, or the"
-        " folder for our files (ssh).",
-        kinds=("rootfs", "ssh", "vagrant", "wine"),
+        " folder for our files (ssh, winrm).",
+        kinds=("rootfs", "ssh", "vagrant", "wine", "winrm"),
     ),
     "machine": _Key(type=str, text="One of several in its Vagrantfile.", kinds=("vagrant",)),
     "snapshot": _Key(
@@ -83,10 +94,11 @@ _TYPE_WORDS = {
 _NEEDED = {
     "docker": ("image",),
     "ssh": ("address",),
-    "winrm": ("address",),
+    "winrm": ("address", "password_from"),
     "rootfs": ("root",),
     "vagrant": ("root",),
 }
+_PLACE = re.compile(r"(env|keyring):[A-Za-z0-9._-]+")
 MOST_BYTES = 1 << 20
 _MOST_DOTS = 500
 _MEMORY = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
@@ -254,6 +266,11 @@ def _check(file: str, where: str, key: str, value: object) -> None:
         raise MatrixError(
             f"{file}: {where}: {value!r} is not known.{_near(str(value), rule.choices)}",
             remedy=f"Use one of: {', '.join(rule.choices)}.",
+        )
+    if key == "password_from" and not _PLACE.fullmatch(str(value)):
+        raise MatrixError(
+            f"{file}: {where} does not name a place.",  # it may be the password itself
+            remedy="Write env:NAME or keyring:NAME; a password has no place in a matrix.",
         )
     if key == "memory" and not _MEMORY.fullmatch(str(value)):
         raise MatrixError(

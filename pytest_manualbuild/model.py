@@ -202,6 +202,11 @@ class Host:
     ssh_config: str | None = None
     identity_file: str | None = None
     shell: str = "sh"
+    https: bool = True
+    ca_file: str | None = None
+    """The certificates to trust, where they are not those of the system."""
+    password_from: str | None = None
+    """Where its password is: ``env:NAME`` or ``keyring:NAME``; never the password."""
     root: str | None = None
     persona: str = "win10"
     """The Windows that wine says it is."""

@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -19,6 +20,10 @@ import vagrantfiles
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.hosts import ssh
+
+if TYPE_CHECKING:
+    from windows_ssh import WindowsSsh
+    from windows_winrm import WindowsWinrm
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -190,6 +195,66 @@ def standing(box: vagrantfiles.Box, tmp_path_factory: pytest.TempPathFactory) ->
     vagrantfiles.vagrant(folder, "destroy", "--force")
 
 
+@pytest.fixture(scope="session")
+def windows_programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Real programs for Windows, by their path in a package."""
+    import windows_hosts
+
+    folder = tmp_path_factory.mktemp("programs")
+    return {
+        "Library/bin/code.exe": windows_hosts.program(folder),
+        "Library/bin/lacks.exe": windows_hosts.program(folder, "LACKS"),
+        "Library/bin/hangs.exe": windows_hosts.program(folder, "HANGS"),
+    }
+
+
+@pytest.fixture(scope="session")
+def windows_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WindowsSsh]:
+    """A stand-in for a machine of Windows with an ssh server; skip where wine is missing."""
+    if not shutil.which("wine") or not shutil.which("sftp"):
+        pytest.skip("wine or OpenSSH's client is missing")
+    import windows_ssh
+
+    machine = windows_ssh.make(tmp_path_factory.mktemp("windows") / "machine")
+    yield machine
+    machine.halt()
+
+
+@pytest.fixture
+def windows_server(windows_machine: WindowsSsh) -> Iterator[WindowsSsh]:
+    """That machine for one test, after which nothing is left on it."""
+    sshd.trust(windows_machine)
+    windows_machine.start()
+    yield windows_machine
+    windows_machine.stop()
+    left = windows_machine.left()
+    windows_machine.clean()
+    assert left == []
+
+
+@pytest.fixture
+def winrm_server(
+    windows_machine: WindowsSsh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WindowsWinrm]:
+    """The same stand-in behind an emulation of WinRM; after the test nothing is left on it."""
+    import windows_hosts
+    import windows_winrm
+
+    windows_hosts.install_tools(windows_machine.drive, tmp_path)
+    machine = windows_winrm.WindowsWinrm(
+        folder=windows_machine.folder, port=sshd.free_port(), bears=windows_machine.bears
+    )
+    machine.start()
+    monkeypatch.setenv("WINDOWS_PASSWORD", windows_winrm.PASSWORD)
+    yield machine
+    machine.switch_on()
+    windows_machine.bears = machine.bears
+    machine.stop()
+    left = machine.left()
+    machine.clean()
+    assert left == []
+
+
 APPLETS = (
     "sh", "tar", "gzip", "base64", "mkdir", "rmdir", "cat", "env", "sed", "uname", "id", "ls",
     "rm", "tr", "grep", "chmod", "sleep", "head", "cut", "sha256sum", "readlink", "seq", "true",
@@ -270,7 +335,7 @@ def write_package(
     files: dict[str, str] | None = None,
     *,
     name: str = "odd",
-    staged: dict[str, str] | None = None,
+    staged: Mapping[str, str | bytes] | None = None,
     info: dict[str, str] | None = None,
     subdir: str = "noarch",
 ) -> Path:
@@ -289,10 +354,11 @@ def write_package(
     (tmp_path / "local.toml").write_text(LOCAL)
     import builder
 
-    texts = {"share/odd.txt": "odd\n"} | (staged or {})
+    texts = {"share/odd.txt": "odd\n", **(staged or {})}
     built = builder.Built(
         recipe=folder,
-        files={path: builder.Staged(data=text.encode(), executable=path.startswith("bin/"))
+        files={path: builder.Staged(data=text.encode() if isinstance(text, str) else text,
+                                    executable=path.startswith("bin/"))
                for path, text in texts.items()},
         subdir=subdir,
         info={path: text.encode() for path, text in (info or {}).items()},

@@ -1,8 +1,9 @@
 """One table of results over every kind of host: `python tests/every_kind.py` (tox run -e kinds).
 
 Makes what the hosts of every_kind.toml need (an ssh server in a container, a root folder, a
-Vagrantfile), tests an example package on all of them in one run, which prints the table, and
-removes it all. A host whose part is missing here is named and left out; any other must pass.
+Vagrantfile, stand-ins for Windows), tests an example package on all of them in one run, which
+prints the table, and removes it all. A host whose part is missing here is named and left out; any
+other must pass.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 RECIPE = "greet"
 IMAGE = "manualbuild/debian-12:test"
+WINDOWS_COMMANDS = ("code.exe 0", "if not %PKG_NAME%==greet exit /B 1")
 LIMIT_S = 300
 
 
@@ -80,40 +82,98 @@ def missing() -> dict[str, str]:
         found["rootfs"] = "bubblewrap is missing"
     if not sshd.PROGRAM or "docker" in found:
         found["ssh"] = "OpenSSH's server or the engine is missing"
+    if not shutil.which("wine") or not shutil.which("sftp"):
+        found["wine"] = "wine or OpenSSH's client is missing"
     if not shutil.which("vagrant") or "ssh" in found:
         found["vagrant"] = "vagrant, OpenSSH's server or the engine is missing"
     return found
+
+
+@contextmanager
+def windows(folder: Path) -> Iterator[dict[str, str]]:
+    """Give what reaches a stand-in for Windows: by ssh, by WinRM, and its prefix of wine."""
+    import windows_hosts
+    import windows_ssh
+    import windows_winrm
+
+    machine = windows_ssh.make(folder / "windows")
+    try:
+        windows_hosts.install_tools(machine.drive, folder)
+        machine.start()
+        other = windows_winrm.WindowsWinrm(
+            folder=machine.folder, port=sshd.free_port(), bears=machine.bears
+        )
+        other.start()
+        try:
+            text = machine.ssh_config.read_text()
+            machine.ssh_config.write_text(f"{text}  Port {machine.port}\n")
+            os.environ["WINDOWS_PASSWORD"] = windows_winrm.PASSWORD
+            yield {
+                "WINE": str(windows_hosts.prefix()),
+                "WINDOWS_SSH": str(machine.ssh_config),
+                "WINRM": str(other.port),
+            }
+        finally:
+            other.stop()
+    finally:
+        machine.halt()
+
+
+def build(folder: Path, *, for_windows: bool) -> tuple[Path, Path]:
+    """Build the example, and a package of it for Windows; return its recipe and its packages."""
+    import builder  # beside the examples
+    import packages
+
+    target = folder / "recipe"
+    shutil.copytree(packages.RECIPES / RECIPE, target)
+    meta = (target / "meta.yaml").read_text()
+    lines = [
+        f"{line}  # [unix]" if line.startswith("    - ") else line for line in meta.split("\n")
+    ]
+    at = lines.index("  commands:") + 1
+    lines[at:at] = [f"    - {command}  # [win]" for command in WINDOWS_COMMANDS]
+    (target / "meta.yaml").write_text("\n".join(lines))
+    built = builder.Built(recipe=target, files=packages._compiled(RECIPE), subdir="linux-64")
+    builder.write(built, folder / "built", ".conda")
+    if for_windows:
+        import windows_hosts
+
+        (folder / "programs").mkdir()
+        program = builder.Staged(data=windows_hosts.program(folder / "programs"), executable=True)
+        built = builder.Built(
+            recipe=target, files={"Library/bin/code.exe": program}, subdir="win-64"
+        )
+        builder.write(built, folder / "built", ".conda")
+    return target, folder / "built"
 
 
 def matrix(away: dict[str, str], values: dict[str, str]) -> str:
     """Return the matrix of those hosts that can be had here; say which are left out."""
     lines = []
     text = (HERE / "every_kind.toml").read_text()
+    for name, value in {"WINRM": "1", **values}.items():
+        text = text.replace(f"@{name}@", value)
     for table in text.split("\n\n")[1:]:
         ((name, host),) = tomllib.loads(table)["hosts"].items()
         image = host.get("image")
-        why = away.get(host["kind"])
+        windows = host["subdir"].startswith("win-") if "subdir" in host else False
+        why = away.get("wine" if windows else host["kind"])
         if why is None and image and not docker("image", "inspect", "-f", "there", image):
             why = f"the image {image} is missing"
         if why is not None:
             say(f"{name} is left out: {why}.")
             continue
         lines.append(table)
-    filled = "\n\n".join(lines)
-    for name, value in values.items():
-        filled = filled.replace(f"@{name}@", value)
-    return f"{filled}\n"
+    return "\n\n".join(lines) + "\n"
 
 
 def main() -> int:
     """Make the hosts, run, and return pytest's exit status."""
-    import packages  # beside the examples
-
     began_s = time.monotonic()
     away = missing()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kinds-")))
-        packages.build(RECIPE, folder / "built", ".conda")
+        recipe, built = build(folder, for_windows="wine" not in away)
         values = {}
         if "rootfs" not in away:
             values["ROOT"] = str(root_tarball(folder))
@@ -123,10 +183,12 @@ def main() -> int:
             stack.callback(docker, "rmi", "-f", box.image)
             values["SSH_CONFIG"] = str(stack.enter_context(ssh_container(box, folder)))
             values["VAGRANT"] = str(box.vagrantfile(folder / "vagrant"))
+        if "wine" not in away:
+            values |= stack.enter_context(windows(folder))
         (folder / "kinds.toml").write_text(matrix(away, values))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-             "--recipe", str(packages.RECIPES / RECIPE), "--artifacts", str(folder / "built"),
+             "--recipe", str(recipe), "--artifacts", str(built),
              "--matrix", str(folder / "kinds.toml"), "--evidence", str(folder / "report")],
             cwd=folder, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False,
             env={**os.environ, "COLUMNS": "160", "VAGRANT_HOME": str(folder / "vagrant-home")},

@@ -95,7 +95,7 @@ def make(folder: Path, *more: str) -> Sshd:
     server = Sshd(folder=folder, port=port)
     for name in ("host_key", "key", "other_key"):
         keygen(folder / name)
-    (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
+    trust(server)
     lines = [
         f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host_key",
         f"AuthorizedKeysFile {folder}/authorized_keys", "StrictModes no", "UsePAM no",
@@ -103,14 +103,20 @@ def make(folder: Path, *more: str) -> Sshd:
         "AcceptEnv *", "LogLevel VERBOSE", "PermitRootLogin yes", "MaxStartups 100", *more,
     ]  # fmt: skip
     (folder / "sshd_config").write_text("\n".join(lines) + "\n")
-    public = " ".join((folder / "host_key.pub").read_text().split()[:2])
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}\n")
     server.ssh_config.write_text(
         f"Host *\n  UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile /dev/null\n"
         f"  User {USER}\n  IdentityFile {folder}/key\n  IdentitiesOnly yes\n  SendEnv *\n"
         "  StrictHostKeyChecking no\n"
     )
     return server
+
+
+def trust(server: Sshd) -> None:
+    """Have server and client know each other's key."""
+    folder = server.folder
+    (folder / "authorized_keys").write_text((folder / "key.pub").read_text())
+    public = " ".join((folder / "host_key.pub").read_text().split()[:2])
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {public}\n")
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import sshd
 import vagrantfiles
+from windows_ssh import WindowsSsh
 
 from conftest import command, small_disk, write_package
 from pytest_manualbuild import hosts, matrix, plan, shells
@@ -27,17 +28,17 @@ from pytest_manualbuild.environment import solver
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.execution.engine import Engine, Settings
 from pytest_manualbuild.execution.section import Limits
-from pytest_manualbuild.hosts import delivery, engines, facts, openssh
+from pytest_manualbuild.hosts import delivery, engines, facts, openssh, ssh_cmd
 from pytest_manualbuild.hosts import rootfs as rootfs_kind
 from pytest_manualbuild.hosts import ssh as ssh_kind
 from pytest_manualbuild.hosts import vagrant as vagrant_kind
 from pytest_manualbuild.hosts.runs import Run, cache_folder
+from pytest_manualbuild.model import Facts, Host
 from pytest_manualbuild.records import CheckResult, Outcome
 
 IMAGE = "manualbuild/debian-12:test"
 TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"
 NOISE = "test:\n  commands:\n    - head -c 9000000 /dev/zero\n"
-UP = "commands[0]: true"
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
@@ -75,11 +76,12 @@ class Case:
         act: Callable[[Case], None] | None = None,
         *,
         tests: str = TESTS,
-        staged: dict[str, str] | None = None,
+        staged: Mapping[str, str | bytes] | None = None,
         subdir: str = "linux-64",
     ) -> list[CheckResult]:
         """Run the package on a host, act when its first command has passed; clean up, and look."""
-        recipe = write_package(self.folder, tests, staged=staged)
+        of = subdir if subdir.startswith("win-") else "noarch"
+        recipe = write_package(self.folder, tests, staged=staged, subdir=of)
         text = f'[hosts.odd]\nsubdir = "{subdir}"\n{host}'
         planned = plan.make(recipe, None, matrix.parse(text, "faults.toml"), None)
         (package,) = planned.packages
@@ -88,7 +90,8 @@ class Case:
         try:
             engine.start()
             if act is not None:
-                first = engine.result(("odd", package.artifact.key, UP))
+                up = next(check.name for check in package.checks if "[0]" in check.name)
+                first = engine.result(("odd", package.artifact.key, up))
                 assert first.outcome == Outcome.PASSED, first
                 act(self)
             found = [engine.result(key) for key in keys]
@@ -535,3 +538,144 @@ def test_collecting_where_the_disk_is_full(
         hosts.sweep(case.run)
 
     broken(found, "collecting", "environment", passed=1)
+
+
+# -- Windows over ssh: a stand-in that is cut, stopped and switched off as a machine would be
+
+WINDOWS_TESTS = "test:\n  commands:\n    - ver\n    - hangs.exe\n    - ver\n"
+
+
+def on_windows(
+    case: Case, server: WindowsSsh, act: Callable[[Case], None] | None = None, more: str = "",
+    tests: str = WINDOWS_TESTS, staged: Mapping[str, str | bytes] | None = None,
+) -> list[CheckResult]:  # fmt: skip
+    """Run a package on it; then let the server be there again, and sweep."""
+    entry = far(server, f'shell = "cmd"\n{more}')
+    found = case.results(entry, act, tests=tests, staged=staged, subdir="win-64")
+    if server.process is None:
+        server.start()
+    server.signal("CONT")
+    hosts.sweep(case.run)
+    assert not case.run.folder.exists()
+    return found
+
+
+def strike_windows(server: WindowsSsh, fault: str) -> None:
+    """Cut the line, stop the server, or switch the machine off."""
+    if fault == "power":
+        server.switch_off()
+    else:
+        server.signal("STOP" if fault == "hang" else "KILL")
+
+
+@pytest.fixture
+def far_windows(
+    windows_server: WindowsSsh, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WindowsSsh]:
+    """The stand-in, whose silence is noticed sooner than users' would be."""
+    rules = openssh._RULES.replace("Interval 5", "Interval 1").replace("CountMax 3", "CountMax 2")
+    monkeypatch.setattr(openssh, "_RULES", rules)
+    monkeypatch.setattr(shells, "START_S", 20.0)  # wine on a busy machine
+    monkeypatch.setattr(ssh_cmd, "_SWEEP_S", 20.0)
+    monkeypatch.setattr(delivery, "DELIVER_S", 20.0)
+    yield windows_server
+    windows_server.switch_on()
+
+
+@pytest.mark.parametrize("fault", ["changed-key", "unknown-key", "wrong-credentials", "away"])
+def test_provisioning_windows_over_ssh(case: Case, far_windows: WindowsSsh, fault: str) -> None:
+    known = far_windows.folder / "known_hosts"
+    if fault == "changed-key":
+        name, kind, _ = known.read_text().split()
+        other = (far_windows.folder / "other_key.pub").read_text().split()[1]
+        known.write_text(f"{name} {kind} {other}\n")
+    elif fault == "unknown-key":
+        known.write_text("")
+    elif fault == "wrong-credentials":
+        (far_windows.folder / "authorized_keys").write_text("")
+    else:
+        far_windows.stop()
+
+    broken(on_windows(case, far_windows), "provisioning", "host-unavailable")
+
+
+@pytest.fixture
+def known_windows(
+    far_windows: WindowsSsh, known_facts: list[Facts], monkeypatch: pytest.MonkeyPatch
+) -> WindowsSsh:
+    """The stand-in, which is asked only once what it is: that takes wine its time."""
+    probe = ssh_cmd.probe
+
+    def remembered(host: Host, run: Run) -> Facts:
+        if not known_facts:
+            known_facts.append(probe(host, run))
+        return known_facts[0]
+
+    monkeypatch.setattr(ssh_cmd, "probe", remembered)
+    return far_windows
+
+
+@pytest.fixture(scope="module")
+def known_facts() -> list[Facts]:
+    """What the stand-in said of itself, once it was asked."""
+    return []
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_provisioning_windows_over_ssh_that_breaks(
+    case: Case, far_windows: WindowsSsh, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strike_windows_before(monkeypatch, "run", far_windows, fault)
+
+    broken(on_windows(case, far_windows), "provisioning", "host-lost")
+
+
+def strike_windows_before(
+    monkeypatch: pytest.MonkeyPatch, name: str, server: WindowsSsh, fault: str
+) -> None:
+    """Break it just before a method of its connection is called."""
+    method = getattr(ssh_cmd.CmdConnection, name)
+
+    def struck(self: ssh_cmd.CmdConnection, *args: object, **more: object) -> object:
+        strike_windows(server, fault)
+        return method(self, *args, **more)
+
+    monkeypatch.setattr(ssh_cmd.CmdConnection, name, struck)
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_delivering_to_windows_over_ssh_that_breaks(
+    case: Case, known_windows: WindowsSsh, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strike_windows_before(monkeypatch, "deliver", known_windows, fault)
+
+    broken(on_windows(case, known_windows), "delivering", "host-lost")
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang", "power"])
+def test_running_on_windows_over_ssh_that_breaks(
+    case: Case, known_windows: WindowsSsh, windows_programs: dict[str, bytes], fault: str
+) -> None:
+    found = on_windows(
+        case, known_windows, lambda _: strike_windows(known_windows, fault), staged=windows_programs
+    )
+
+    broken(found, "running", "host-lost", passed=2)
+
+
+@pytest.mark.parametrize("phase", ["provisioning", "delivering"])
+def test_windows_over_ssh_where_the_disk_is_full(
+    case: Case, known_windows: WindowsSsh, phase: str
+) -> None:
+    size = "4k" if phase == "provisioning" else "4m"
+    with small_disk(known_windows.drive / "small", size) as disk:
+        if phase == "provisioning":
+            (disk / "full").write_bytes(b"x" * 4096)
+        noise = os.urandom(2_000_000).hex()
+        found = on_windows(
+            case, known_windows, more='root = "C:\\\\small"', staged={"share/big": noise}
+        )
+        assert list(disk.glob("mb-*")) == []
+
+    cause = "host-unavailable" if phase == "provisioning" else "environment"
+    broken(found, phase, cause)

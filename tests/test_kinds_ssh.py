@@ -134,7 +134,6 @@ def test_a_wrong_key_of_ours_is_said_with_what_to_do(ssh_server: sshd.Sshd, run:
         ({"ssh_config": "/none"}, "ssh_config /none cannot be read"),
         ({"identity_file": "/none"}, "identity_file /none cannot be read"),
         ({"address": "-oProxyCommand=touch /tmp/manualbuild-taken"}, "cannot be"),
-        ({"shell": "cmd"}, "cannot run tests in a shell 'cmd'"),
     ],
 )
 def test_what_cannot_be_reached_is_said_in_one_line(

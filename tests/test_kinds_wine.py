@@ -34,15 +34,9 @@ def prefix() -> Path:
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Real programs for Windows, by their path in a package."""
-    folder = tmp_path_factory.mktemp("programs")
-    return {
-        "Library/bin/code.exe": windows_hosts.program(folder),
-        "Library/bin/lacks.exe": windows_hosts.program(folder, "LACKS"),
-        "Library/bin/hangs.exe": windows_hosts.program(folder, "HANGS"),
-        "Scripts/ends.bat": b"@echo in a batch file\r\n@exit /b 0\r\n",
-    }
+def programs(windows_programs: dict[str, bytes]) -> dict[str, bytes]:
+    """Real programs for Windows, and a batch file, by their path in a package."""
+    return {**windows_programs, "Scripts/ends.bat": b"@echo in a batch file\r\n@exit /b 0\r\n"}
 
 
 @pytest.fixture(scope="session")

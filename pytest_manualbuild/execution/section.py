@@ -25,7 +25,9 @@ POLL_S = 0.2
 """How often a wait looks up to see whether it should stop; it adds nothing to a result."""
 OUTLIVES_S = 1.0
 """How long a host must be there after a test on it was killed from outside."""
-_FROM_OUTSIDE = (129, 130, 137, 143)
+_FROM_OUTSIDE = (129, 130, 137, 143, -1073741510, 1073807364)
+"""Exit statuses of what was ended: by HUP, INT, KILL or TERM; by a console that closes
+(0xC000013A), or by Windows that shuts down (0x40010004)."""
 _MOST_HELD = 64
 
 
@@ -181,7 +183,7 @@ class SectionRun:
 
 
 def _tells_of_a_kill(event: Event | None) -> bool:
-    """Say whether something ended by a signal that comes from outside: HUP, INT, KILL or TERM."""
+    """Say whether something was ended from outside, by a signal or as Windows does it."""
     match event:
         case Exit(status=status):
             return status in _FROM_OUTSIDE

@@ -20,6 +20,7 @@ _KINDS: Mapping[str, str] = {
     "vagrant": "vagrant",
     "ssh": "ssh",
     "wine": "wine",
+    "winrm": "winrm",
 }
 
 

@@ -120,6 +120,10 @@ class Client:
         """Return a call over the connection that is there; it makes none of its own."""
         return self._call(["-o", "ProxyCommand=false", "-o", "ClearAllForwardings=yes"], words)
 
+    def subsystem(self, name: str) -> list[str]:
+        """Return a call over the connection that is there which speaks with a server's part."""
+        return self._call(["-o", "ProxyCommand=false", "-s"], (name,))
+
     def alone(self, *words: str, terminal: bool) -> list[str]:
         """Return a call that makes a connection for these words only, with a terminal or not."""
         return self._call([*(["-t", "-t"] if terminal else []), *self._options], words)

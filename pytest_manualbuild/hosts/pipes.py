@@ -1,4 +1,4 @@
-"""The pipes of a control shell that is a process on this machine, whatever it leads to."""
+"""The pipes of processes on this machine, whatever these lead to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST_WORDS = 2000
 
 
 class PipeTransport:
-    """A process in a session of its own, so that it has no terminal to ask anybody on."""
+    """A control shell: a process in a session of its own, with no terminal to ask anybody on."""
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> None:
         """Start the process; HostUnavailable where the program is missing."""
@@ -105,5 +105,54 @@ class PipeTransport:
         self.process.wait()
         self._selector.close()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+class PipedProcess:
+    """A process that is given nothing to read, and may leave others that keep its streams open."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+        self._process = subprocess.Popen(
+            argv,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._selector = selectors.DefaultSelector()
+        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            if pipe is not None:
+                self._selector.register(pipe, selectors.EVENT_READ, stream)
+
+    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
+        """Return what came within ``timeout_s``; EOFError when it ended and nothing more comes."""
+        if not self._selector.get_map():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+                raise EOFError
+            return []
+        ended = self._process.poll() is not None  # before the look: nothing of its own comes after
+        chunks: list[tuple[Stream, bytes]] = []
+        ready = self._selector.select(timeout_s)
+        for key, _ in ready:
+            if data := os.read(key.fd, _CHUNK):
+                chunks.append((key.data, data))
+            else:
+                self._selector.unregister(key.fileobj)
+        if ended and not ready:
+            raise EOFError
+        return chunks
+
+    def close(self) -> None:
+        """Let go of it; safe to call twice."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._selector.close()
+        for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

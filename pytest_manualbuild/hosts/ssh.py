@@ -9,32 +9,41 @@ the folder that they were in; what a cut line leaves is swept by a later run.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import itertools
-import platform
-import secrets
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_manualbuild import shells
-from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
-from pytest_manualbuild.hosts import facts, kept
+from pytest_manualbuild.errors import (
+    EnvironmentBroken,
+    HostError,
+    HostLost,
+    HostUnavailable,
+    during,
+)
+from pytest_manualbuild.hosts import facts, kept, ssh_cmd
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.delivery import LAST, send
 from pytest_manualbuild.hosts.kept import Call, Kept
-from pytest_manualbuild.hosts.openssh import CONNECT_S, Client, environment, got_in
+from pytest_manualbuild.hosts.openssh import CONNECT_S, environment, got_in
 from pytest_manualbuild.hosts.pipes import PipeTransport
-from pytest_manualbuild.hosts.runs import Run, cache_folder
+from pytest_manualbuild.hosts.reached import (
+    BASE,
+    below,
+    client_for,
+    own_folder,
+    recorded,
+    same_folder,
+    written,
+)
+from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Facts, Host
 from pytest_manualbuild.records import LinkedEnvironment
 
-BASE = "/tmp"  # noqa: S108 # the folder that we make there is ours alone, or refused
 _END_S = 20.0
 _SWEEP_S = 60.0
 # Without /proc nothing shows the environment of other processes: those of a group are killed.
@@ -92,8 +101,9 @@ class SshProvider:
     def probe(self, host: Host, run: Run, progress: Progress) -> Facts:
         """Return what the machine says of itself, and the key that its server proved to have."""
         progress("connecting")
-        folder = f"{_base(host)}/manualbuild-{run.run_id[:12]}-{secrets.token_hex(3)}"
-        connection = SshConnection(host, run, folder)
+        if host.shell == "cmd":
+            return ssh_cmd.probe(host, run)
+        connection = SshConnection(host, run, own_folder(host, run))
         try:
             found = facts.ask(host.name, connection)
             processes = connection.has_folders(["/proc/self"])
@@ -108,8 +118,8 @@ class SshProvider:
 
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in a folder that is the same in each run: they are linked once."""
-        folder = _folder(host.name, _base(host), run.run_id)
-        return Placement(root=f"{folder}/{package_sha256[:8]}", in_place=False)
+        folder = below(host, same_folder(host, run), package_sha256[:8])
+        return Placement(root=folder, in_place=False)
 
     def start(
         self,
@@ -117,10 +127,11 @@ class SshProvider:
         run: Run,
         environments: Iterable[LinkedEnvironment],
         progress: Progress,
-    ) -> SshConnection:
+    ) -> SshConnection | ssh_cmd.CmdConnection:
         """Connect, and send each environment as one compressed archive."""
         progress("connecting")
-        connection = SshConnection(host, run, _folder(host.name, _base(host), run.run_id))
+        kind = ssh_cmd.CmdConnection if host.shell == "cmd" else SshConnection
+        connection = kind(host, run, same_folder(host, run))
         try:
             with during("delivering"):
                 for one in environments:
@@ -132,9 +143,9 @@ class SshProvider:
         return connection
 
     def sweep(self, run: Run) -> list[str]:
-        """Kill and remove what a run left on machines; raises HostUnavailable where one is away."""
+        """Kill and remove what a run left on machines; raises HostError where one is away."""
         removed: list[str] = []
-        away: HostUnavailable | None = None
+        away: HostError | None = None
         spared = kept.places(run.run_id)
         for entry in run.made("ssh"):
             try:
@@ -142,7 +153,7 @@ class SshProvider:
                     shutil.rmtree(entry["socket"], ignore_errors=True)
                 else:
                     removed += sweep_one(run, entry)
-            except HostUnavailable as error:
+            except HostError as error:
                 away = error
         if away is not None:
             raise away
@@ -153,14 +164,14 @@ class SshProvider:
         """Give a call of the client, with a connection of its own."""
         del run
         with tempfile.TemporaryDirectory(dir=BASE, prefix="mb-") as private:
-            client = _client(Path(private), _recorded(one.what))
+            client = client_for(recorded(one.what), Path(private))
             argv = client.alone(shlex.join(words), terminal=terminal)
             yield Call(argv=tuple(argv), environment=environment())
 
     def remove(self, one: Kept, run: Run) -> list[str]:
         """Kill what people left in the kept folder and remove it."""
         del run
-        host, folder = _recorded(one.what), one.what["folder"]
+        host, folder = recorded(one.what), one.what["folder"]
         return [f"folder {folder} on {host.address}"] * _sweep(host, one.run_id, folder)
 
 
@@ -168,12 +179,7 @@ class SshConnection(shells.ShellConnection):
     """A control shell on a machine that is reached by ssh."""
 
     def __init__(self, host: Host, run: Run, folder: str) -> None:
-        if host.shell != "sh":
-            raise HostUnavailable(
-                f"{host.name}: this version cannot run tests in a shell {host.shell!r} over ssh.",
-                remedy="Leave it out with --on.",
-            )
-        self._run, self._made = run, _entry(host, folder)
+        self._run, self._made = run, written(host, folder)
         self._socket = Path(self._made["socket"])
         self.host_key: str | None = None
         """Type and fingerprint of the key that the server proved to have."""
@@ -181,7 +187,7 @@ class SshConnection(shells.ShellConnection):
         self._socket.mkdir(mode=0o700)
         self._pipes: PipeTransport | None = None
         try:
-            self._client = _client(self._socket, host)
+            self._client = client_for(host, self._socket)
             call = self._client.first("/bin/sh", options=("-o", "ClearAllForwardings=yes"))
             self._pipes = PipeTransport(call, environment())
             mark = shlex.quote(f"\nMANUALBUILD_RUN_ID={run.run_id}/{host.name}\n")
@@ -250,72 +256,15 @@ class SshConnection(shells.ShellConnection):
         shutil.rmtree(self._socket, ignore_errors=True)
 
 
-def _entry(host: Host, folder: str) -> dict[str, str]:
-    """Return what must be known to remove what a connection makes, here and there."""
-    return {
-        "kind": "ssh",
-        "host": host.name,
-        "folder": folder,
-        # Short: a socket's path has at most 104 characters, of which the client wants 17.
-        "socket": f"{BASE}/mb-{secrets.token_hex(6)}",
-        "address": host.address or "",
-        "port": str(host.port or ""),
-        "ssh_config": str(Path(host.ssh_config).expanduser().absolute()) if host.ssh_config else "",
-        "identity_file": (
-            str(Path(host.identity_file).expanduser().absolute()) if host.identity_file else ""
-        ),
-    }
-
-
-def _base(host: Host) -> str:
-    return (host.root or BASE).rstrip("/")
-
-
-@functools.lru_cache
-def _folder(name: str, base: str, run_id: str) -> str:
-    """Return the folder of a host's runs: the same in each run of this controller's cache.
-
-    A folder that was kept is not in the way: the next one has a number.
-    """
-    ours = f"{platform.node()}\n{cache_folder()}\n{name}"
-    plain = f"{base}/manualbuild-{hashlib.sha256(ours.encode()).hexdigest()[:10]}"
-    taken = {one.what["place"] for one in kept.every() if one.run_id != run_id}
-    numbered = (f"{plain}-{number}" for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([plain], numbered) if folder not in taken)
-
-
-def _recorded(entry: Mapping[str, str]) -> Host:
-    """Return a host as it must be known to get there."""
-    return Host(
-        name=entry["host"], kind="ssh", subdir="", address=entry["address"],
-        port=int(entry["port"]) if entry["port"] else None,
-        ssh_config=entry["ssh_config"] or None,
-        identity_file=entry["identity_file"] or None,
-    )  # fmt: skip
-
-
-def _client(folder: Path, host: Host) -> Client:
-    return Client(
-        folder,
-        host.address or "",
-        port=host.port,
-        ssh_config=host.ssh_config,
-        identity_file=host.identity_file,
-    )
-
-
 def sweep_one(run: Run, entry: dict[str, str]) -> list[str]:
     """Remove what one connection left; raises HostUnavailable where its machine is away."""
     private = Path(entry["socket"])
     entered = got_in(private)
     shutil.rmtree(private, ignore_errors=True)
-    host = Host(
-        name=entry["host"], kind="ssh", subdir="", address=entry["address"],
-        port=int(entry["port"]) if entry["port"] else None,
-        ssh_config=entry["ssh_config"] or None,
-        identity_file=entry["identity_file"] or None,
-    )  # fmt: skip
-    found = entered and _sweep(host, run.run_id, entry["folder"])
+    host = recorded(entry)
+    found = entered and (ssh_cmd.sweep if host.shell == "cmd" else _sweep)(
+        host, run.run_id, entry["folder"]
+    )
     run.gone(**entry)
     return [f"folder {entry['folder']} on {host.address}"] if found else []
 
@@ -327,7 +276,7 @@ def _sweep(host: Host, run_id: str, folder: str) -> bool:
         folder=shlex.quote(folder), run_id=run_id
     )
     with tempfile.TemporaryDirectory(dir=BASE, prefix="mb-") as private:
-        client = _client(Path(private), host)
+        client = client_for(host, Path(private))
         try:
             done = subprocess.run(
                 client.first("/bin/sh", options=("-o", f"ConnectTimeout={CONNECT_S // 3}")),

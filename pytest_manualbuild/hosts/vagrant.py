@@ -22,9 +22,10 @@ from pathlib import Path
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
-from pytest_manualbuild.hosts import ssh
+from pytest_manualbuild.hosts import ssh, ssh_cmd
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.openssh import Client, environment
+from pytest_manualbuild.hosts.reached import BASE
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.hosts.vagrant_calls import Vagrant
 from pytest_manualbuild.model import Facts, Host
@@ -58,7 +59,7 @@ class VagrantProvider:
         run: Run,
         environments: Iterable[LinkedEnvironment],
         progress: Progress,
-    ) -> ssh.SshConnection:
+    ) -> ssh.SshConnection | ssh_cmd.CmdConnection:
         """Put the machine back to its snapshot, if it has one, and connect."""
         machine = _machine(host, run, progress)
         machine.revert(progress)
@@ -191,7 +192,7 @@ class _Machine:
         """Take the key that the server has now, once; and see that our folder is not shared."""
         (shared := root / f"{_SHARED}-{secrets.token_hex(4)}").touch()
         try:
-            with tempfile.TemporaryDirectory(dir=ssh.BASE, prefix="mb-") as private:
+            with tempfile.TemporaryDirectory(dir=BASE, prefix="mb-") as private:
                 client = Client(
                     Path(private), self.far.address or "", ssh_config=self.far.ssh_config
                 )

@@ -7,12 +7,9 @@ each host; a server of wine (``wineserver``) of its own lives as long as the hos
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import selectors
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -21,10 +18,10 @@ from pathlib import Path
 
 from pytest_manualbuild.batch import BatchConnection
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
-from pytest_manualbuild.framing import Stream
 from pytest_manualbuild.hosts import facts
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.local import kill_marked
+from pytest_manualbuild.hosts.pipes import PipedProcess
 from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
 from pytest_manualbuild.model import Facts, Host
 from pytest_manualbuild.records import LinkedEnvironment
@@ -35,8 +32,9 @@ ROOT = r"C:\mb"
 PROGRAMS = "/usr/local/bin:/usr/bin:/bin"
 SUBDIR = "win-64"
 WINE, WINESERVER = "wine", "wineserver"
+CMD = r"C:\windows\system32\cmd.exe"
+"""With its path: by its name alone, wine has another program look for it, which takes 0.2 s."""
 _BOOT_S = 300.0
-_CHUNK = 64 * 1024
 _NOTES = (
     "a stand-in: {version}, not Windows",
     "the network is not cut off on this machine",
@@ -170,10 +168,10 @@ class _WineMachine:
                 remedy="Is the disk full?",
             ) from error
 
-    def call(self, path: str) -> _Process:
+    def call(self, path: str) -> PipedProcess:
         """Run a batch file; see ``batch.Machine``."""
         marked = {**self._environment, "MANUALBUILD_RUN_ID": self._marked}
-        return _Process([WINE, "cmd", "/d", "/c", path], marked, self.drive)
+        return PipedProcess([WINE, CMD, "/d", "/c", path], marked, str(self.drive))
 
     def kill(self) -> tuple[str, ...]:
         """Kill all processes of scripts; see ``batch.Machine``."""
@@ -193,60 +191,6 @@ class _WineMachine:
             self._server.wait()
             self._server = None
         shutil.rmtree(self._own, ignore_errors=True)
-
-
-class _Process:
-    """A batch file that runs; it may leave processes behind that keep its streams open."""
-
-    def __init__(self, argv: list[str], environment: Mapping[str, str], folder: Path) -> None:
-        self._process = subprocess.Popen(
-            argv,
-            env=dict(environment),
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            bufsize=0,
-        )
-        self._selector = selectors.DefaultSelector()
-        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
-            if pipe is not None:
-                self._selector.register(pipe, selectors.EVENT_READ, stream)
-
-    def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
-        """Return what came; see ``batch.Process``."""
-        if not self._selector.get_map():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout_s)
-                raise EOFError
-            return []
-        ended = self._process.poll() is not None  # before the look: nothing of its own comes after
-        chunks: list[tuple[Stream, bytes]] = []
-        ready = self._selector.select(timeout_s)
-        for key, _ in ready:
-            if data := os.read(key.fd, _CHUNK):
-                chunks.append((key.data, data))
-            else:
-                self._selector.unregister(key.fileobj)
-        if ended and not ready:
-            raise EOFError
-        return chunks
-
-    def status(self) -> int:
-        """Return its exit status; see ``batch.Process``."""
-        status = self._process.wait()
-        return status if status >= 0 else 128 - status
-
-    def close(self) -> None:
-        """Let go of it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._selector.close()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
 def environment(own: Path, mark: str) -> dict[str, str]:
