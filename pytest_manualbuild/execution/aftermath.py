@@ -40,8 +40,8 @@ case $now$before in *[!0-9]*) now= before= ;; esac
 find work "$HOME" "$TMPDIR" -type f -newer started \\( -name core -o -name 'core.[0-9]*' \\) \\
   -exec printf 'core %s\\0' {{}} + 2>/dev/null
 if [ -d {prefix}/conda-meta ] && cd {prefix}; then
-  find . \\( -newer {folder}/started -o -cnewer {folder}/started -links 1 \\) ! -type d ! -name '*.pyc' \\
-    -exec printf 'changed %s\\0' {{}} + 2>/dev/null
+  find . \\( -newer {folder}/started -o -cnewer {folder}/started -links 1 \\) \\
+    ! -type d ! -name '*.pyc' -exec printf 'changed %s\\0' {{}} + 2>/dev/null
 else
   printf 'gone \\0'
 fi
