@@ -210,6 +210,7 @@ class _Script:
     def _over(self) -> None:
         """Note that nothing more comes: how it ended was said before that, or is never known."""
         self.close()
+        self._framing.closed()
         if self._framing.exited:
             return
         deadline = time.monotonic() + _ALONE_S

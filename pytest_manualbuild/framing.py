@@ -52,6 +52,8 @@ class Framing:
         """What the control shell itself said, by kind."""
         self.exited = False
         """Whether the script's exit was said, though its event may still wait for others."""
+        self._closed = False
+        """Whether the streams bring nothing more."""
 
     def begin(self) -> tuple[str, str]:
         """Forget what came before; return the nonces of the next script's marks and exit."""
@@ -59,7 +61,7 @@ class Framing:
             queue.clear()
         self._behind = 0
         self.group = None
-        self.exited = False
+        self.exited = self._closed = False
         for past in self._script:  # left-over processes may still hold them
             self._may_say[past] = frozenset()
         mark, ended = _new_nonce(), _new_nonce()
@@ -87,6 +89,10 @@ class Framing:
         keep = self._unfinished(data)
         self._rest[stream] = data[len(data) - keep :]
         self._output(stream, data[: len(data) - keep])
+
+    def closed(self) -> None:
+        """Note that the streams of the script ended: no marker is on its way any more."""
+        self._closed = True
 
     def ended(self, status: int) -> None:
         """Note that the script ended, where that is known without a marker."""
@@ -140,7 +146,7 @@ class Framing:
             if out[0] in err:
                 return err.popleft()
         # No test can keep an exit off a stream: where it is missing, there is more on the way.
-        waits = [queue for queue in (out, err) if queue and queue[0].kind != "exit"]
+        waits = [one for one in (out, err) if one and (self._closed or one[0].kind != "exit")]
         if not waits:
             return None
         oldest = min(waits, key=lambda queue: queue[0].came_s)

@@ -160,6 +160,11 @@ def test_a_script_ended_when_both_streams_say_so(monkeypatch: pytest.MonkeyPatch
         Output(stream="stdout", data=b"more"), Exit(status=0)
     ]  # fmt: skip
 
+    _, ended = framing.begin()
+    framing.feed("stderr", f"\x1e{ended}:exit:5\x1e".encode())
+    framing.closed()
+    assert framing.next() == Exit(status=5)
+
 
 def test_what_a_script_leaves_behind_is_killed_and_named(connection: Connection) -> None:
     connection.run("setsid sleep 60 & sleep 61 & sleep 0.3", timeout_s=LONG_S)
