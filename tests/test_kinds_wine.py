@@ -377,15 +377,15 @@ def left_over(word: str) -> list[Path]:
     return found
 
 
-def wait_for(name: str, word: str) -> dict[str, int]:
-    """Wait for a program; return the processes with that word in their environment by name."""
+def wait_for(name: str, word: str) -> dict[int, str]:
+    """Wait for a program; return the names of the processes with that word in their environment."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         names = {}
         for folder in left_over(word):
             with contextlib.suppress(OSError):
-                names[(folder / "comm").read_text().strip()] = int(folder.name)
-        if name in names:
+                names[int(folder.name)] = (folder / "comm").read_text().strip()
+        if name in names.values():
             return names
         time.sleep(0.05)
     return {}
@@ -393,7 +393,7 @@ def wait_for(name: str, word: str) -> dict[str, int]:
 
 def signal_server(word: str, how: signal.Signals, program: str = "hangs.exe") -> None:
     """Wait for a program; then send a signal to the server of its prefix."""
-    for name, number in wait_for(program, f"WINEPREFIX={word}").items():
+    for number, name in wait_for(program, f"WINEPREFIX={word}").items():
         if name.startswith("wineserver"):
             os.kill(number, how)
 

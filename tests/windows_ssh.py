@@ -60,10 +60,7 @@ class WindowsSsh(sshd.Sshd):
         """Start the server of wine and its services, unless they run."""
         if self.bears is not None and self.bears.poll() is None:
             return
-        self.bears = subprocess.Popen(
-            [wine.WINESERVER, "-f", "-p"], env=self.environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        self.bears = wine.serve(self.environment)
         # Its services start with the first program, and belong to no session.
         subprocess.run(
             [wine.WINE, "winecfg", "-v", "win10"], env=self.environment, check=True, timeout=120,

@@ -120,14 +120,7 @@ class _WineMachine:
             for drive in (self._prefix / "dosdevices").iterdir():
                 if drive.name != "c:":
                     drive.unlink()
-            self._server = subprocess.Popen(
-                [WINESERVER, "-f", "-p"],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            self._server = serve(self._environment)
             _wine(["winecfg", "-v", self._host.persona], self._environment, self.drive)
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None) or b""
@@ -240,6 +233,32 @@ def _base(progress: Progress) -> Path:
                 make_prefix(Path(folder))
                 (Path(folder) / "prefix").rename(target)
     return target
+
+
+def serve(variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the server of a prefix, wait until it answers, and return what ends when it does.
+
+    A first program that finds none yet starts one of its own, before which this one would yield.
+    """
+
+    def call(option: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [WINESERVER, option],
+            env=dict(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    with call("-p") as starts:
+        try:
+            if starts.wait(_BOOT_S) != 0:
+                raise OSError(None, "its server does not start")
+        except subprocess.TimeoutExpired:
+            starts.kill()
+            raise
+    return call("-w")
 
 
 def make_prefix(folder: Path) -> None:
