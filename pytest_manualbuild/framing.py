@@ -24,6 +24,8 @@ _LINE_MARKER = re.compile(rb"\x1e([0-9a-f]{24}):([a-z]+):([^\x1e\r\n]*)\r\n")
 _LINE_BEGINNING = re.compile(rb"\x1e[0-9a-f]{0,24}|\x1e[0-9a-f]{24}:[^\x1e\r\n]*\r?")
 _STATUS = re.compile(r"-?[0-9]{1,10}")
 _ALONE_S = 1.0
+_EXIT_ALONE_S = 10.0
+"""How long one stream must be silent before the other's exit counts alone."""
 _MOST_BEHIND = 4 * 1024 * 1024
 
 
@@ -54,6 +56,8 @@ class Framing:
         """Whether the script's exit was said, though its event may still wait for others."""
         self._closed = False
         """Whether the streams bring nothing more."""
+        self._heard_s: dict[Stream, float] = {"stdout": 0.0, "stderr": 0.0}
+        """When each stream brought something last."""
 
     def begin(self) -> tuple[str, str]:
         """Forget what came before; return the nonces of the next script's marks and exit."""
@@ -74,12 +78,16 @@ class Framing:
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take bytes of one stream."""
+        self._heard_s[stream] = time.monotonic()
         data = self._rest[stream] + data
-        position = 0
-        for found in self._marker_form.finditer(data):
+        position = at = 0
+        while found := self._marker_form.search(data, at):
             may_say = self._may_say.get(found[1])
             if may_say is None:
+                at = found.start() + 1
                 continue
+            # Output that begins like a marker may end it where the next one begins.
+            at = found.end() - 1
             self._output(stream, data[position : found.start()])
             position = found.end()
             kind = found[2].decode()
@@ -145,13 +153,24 @@ class Framing:
                 return out.popleft()
             if out[0] in err:
                 return err.popleft()
-        # No test can keep an exit off a stream: where it is missing, there is more on the way.
-        waits = [one for one in (out, err) if one and (self._closed or one[0].kind != "exit")]
+        both: tuple[tuple[deque[_Marker], Stream], ...] = ((out, "stderr"), (err, "stdout"))
+        waits = [queue for queue, other in both if queue and not self._more(queue[0], other)]
         if not waits:
             return None
         oldest = min(waits, key=lambda queue: queue[0].came_s)
         late = time.monotonic() - oldest[0].came_s > _ALONE_S or self._behind > _MOST_BEHIND
         return oldest.popleft() if late else None
+
+    def _more(self, marker: _Marker, other: Stream) -> bool:
+        """Say whether an exit must wait for the other stream, on which more is on its way.
+
+        A test can hardly keep an exit off a stream: it would have to leave it full. So silence
+        there must last before an exit counts alone.
+        """
+        if marker.kind != "exit" or self._closed:
+            return False
+        silent_s = time.monotonic() - max(marker.came_s, self._heard_s[other])
+        return silent_s < _EXIT_ALONE_S
 
     def _unfinished(self, data: bytes) -> int:
         """Return how many bytes at the end may be the beginning of a marker."""

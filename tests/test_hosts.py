@@ -166,6 +166,35 @@ def test_a_script_ended_when_both_streams_say_so(monkeypatch: pytest.MonkeyPatch
     assert framing.next() == Exit(status=5)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_output_that_begins_like_a_marker_swallows_none(*, known: bool) -> None:
+    framing = Framing()
+    mark, ended = framing.begin()
+    begun = f"\x1e{mark if known else 'a' * 24}:mark:x"
+
+    for stream in ("stdout", "stderr"):
+        framing.feed(stream, f"{begun}\x1e{ended}:exit:4\x1e".encode())
+
+    events = []
+    while (event := framing.next()) is not None:
+        events.append(event)
+    assert events[-1] == Exit(status=4)
+
+
+def test_an_exit_that_one_stream_lost_counts_when_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pytest_manualbuild.framing._ALONE_S", 0.0)
+    framing = Framing()
+    _, ended = framing.begin()
+    framing.feed("stdout", f"\x1e{ended}:exit:0\x1e".encode())
+    assert framing.next() is None
+
+    monkeypatch.setattr("pytest_manualbuild.framing._EXIT_ALONE_S", 0.0)
+
+    assert framing.next() == Exit(status=0)
+
+
 def test_what_a_script_leaves_behind_is_killed_and_named(connection: Connection) -> None:
     connection.run("setsid sleep 60 & sleep 61 & sleep 0.3", timeout_s=LONG_S)
 
