@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_manualbuild.errors import ManualBuildError
@@ -29,6 +29,8 @@ _SET = {
     "GIT_GRAFT_FILE": os.devnull,
 }
 _LINK = b"120000"
+_BUILT = "build_artifacts/"
+_INCOMPLETE = "it lacks files of that commit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +60,26 @@ class _Refused(Exception):
     """Git does not answer as asked; the text says why."""
 
 
+class _Lacking(_Refused):
+    """The clone does not have all of the commit."""
+
+
 def sources(folder: Path) -> Sources | None:
     """Return the commit of a folder under git; None if it is under none, or there is no git."""
-    unstaged = ("status", "--porcelain", "--untracked-files=normal", "--")
     try:
         commit = _git(folder, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
-        # What a build makes is no change.
-        changes = _git(folder, *unstaged, ".", ":!build_artifacts")
         prefix = _git(folder, "rev-parse", "--show-prefix").decode().removesuffix("\n")
     except (_Refused, ValueError):
         return None
-    return Sources(commit=commit, dirty=bool(changes), folder=prefix.rstrip("/"))
+    found = Sources(commit=commit, dirty=True, folder=prefix.rstrip("/"))
+    try:
+        # Not by `git status`, which runs whatever filters the repository names.
+        ours = _digests(folder)
+        # What a build makes is no change.
+        ours = {name: one for name, one in ours.items() if not name.startswith(_BUILT)}
+        return replace(found, dirty=ours != _committed(folder, found))
+    except (_Refused, OSError, ValueError, ManualBuildError):
+        return found
 
 
 def look_up(clone: Path, branch: str, wanted: Sources, recipe: Path) -> Reviewed:
@@ -86,11 +97,16 @@ def look_up(clone: Path, branch: str, wanted: Sources, recipe: Path) -> Reviewed
     if not _COMMIT.fullmatch(wanted.commit):
         return Reviewed()
     try:
-        _git(clone, "merge-base", "--is-ancestor", wanted.commit, tip)
-    except _Refused:
+        # By first parents: what a merged pull request was before its last commit nobody approved.
+        reviewed = _git(clone, "rev-list", "--first-parent", tip).decode().split()
+    except _Refused as refused:
+        return Reviewed(problem=f"{clone}: {refused}.")
+    if wanted.commit not in reviewed:
         return Reviewed()  # unknown, or on another branch
     try:
         theirs = _committed(clone, wanted)
+    except _Lacking as lacking:
+        return Reviewed(problem=f"{clone}: {lacking}.")
     except (_Refused, OSError, ValueError, ManualBuildError):
         theirs = {}  # no such folder, or not one that could be a recipe
     names = ours.keys() | theirs.keys()
@@ -130,13 +146,16 @@ def _digests(recipe: Path) -> dict[str, str]:
 
 def _committed(clone: Path, wanted: Sources) -> dict[str, str]:
     """Return the same of the files that a commit has in a folder; no filter of git's is run."""
-    tree = f"{wanted.commit}:{wanted.folder}"
-    listed = _git(clone, "ls-tree", "-r", "-l", "-z", "--full-tree", tree)
+    whole = f"{wanted.commit}:{wanted.folder}"
+    tree = _git(clone, "rev-parse", "--verify", "--quiet", whole).decode().strip()
+    listed = _whole(clone, "ls-tree", "-r", "-l", "-z", "--full-tree", tree)
     entries: list[tuple[str, bool, bytes]] = []
     total = 0
     for row in listed.split(b"\0")[:-1]:
         head, _, name = row.partition(b"\t")
         mode, _kind, blob, size = head.split()
+        if size == b"BAD":  # of a file that is not there
+            raise _Lacking(_INCOMPLETE)
         entries.append((os.fsdecode(name), mode == _LINK, blob))
         total += int(size)
     if len(entries) > MOST_FILES or total > MOST_BYTES:
@@ -158,14 +177,25 @@ def _committed(clone: Path, wanted: Sources) -> dict[str, str]:
 
 
 def _contents(clone: Path, blobs: list[bytes]) -> dict[bytes, bytes]:
-    answer = _git(clone, "cat-file", "--batch", data=b"".join(blob + b"\n" for blob in blobs))
+    asked = b"".join(blob + b"\n" for blob in blobs)
+    answer = _whole(clone, "cat-file", "--batch", data=asked)
     found, place = {}, 0
     for blob in blobs:
         end = answer.index(b"\n", place)
+        if answer[place:end].endswith(b" missing"):
+            raise _Lacking(_INCOMPLETE)
         size = int(answer[place:end].split()[2])
         found[blob] = answer[end + 1 : end + 1 + size]
         place = end + size + 2
     return found
+
+
+def _whole(clone: Path, *words: str, data: bytes = b"") -> bytes:
+    """Return what git answers that needs all of a commit; _Lacking where it is not there."""
+    try:
+        return _git(clone, *words, data=data)
+    except _Refused as refused:
+        raise _Lacking(f"{_INCOMPLETE} ({refused})") from refused
 
 
 def _git(folder: Path, *words: str, data: bytes = b"") -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,32 @@ def replaced(place: Path) -> None:
     git(place / "clone", "replace", reviewed, unreviewed(place))
 
 
+def before_its_last_commit(place: Path) -> None:
+    """Merge a pull request whose first commit is the one that was run."""
+    commit = unreviewed(place)
+    git(place / "clone", "checkout", "-q", "work")
+    git(place / "clone", "commit", "-qm", "Better", "--allow-empty")
+    git(place / "clone", "checkout", "-q", "main")
+    git(place / "clone", "merge", "-q", "--no-ff", "-m", "Merge", "work")
+    say(place, commit=commit)
+
+
+def lacking(place: Path) -> None:
+    blob = git(place / "clone", "rev-parse", "main:recipe/build.sh")
+    shutil.rmtree(place / "clone")
+    git(place, "clone", "-q", "--no-local", "feedstock", "clone")
+    for pack in (place / "clone/.git/objects/pack").glob("*.pack"):
+        data = pack.read_bytes()
+        for one in pack.parent.glob(f"{pack.stem}.*"):
+            one.unlink()
+        (place / "pack").write_bytes(data)
+        with (place / "pack").open("rb") as packed:
+            subprocess.run(
+                ["git", "unpack-objects", "-q"], cwd=place / "clone", stdin=packed, check=True
+            )
+    (place / "clone/.git/objects" / blob[:2] / blob[2:]).unlink()
+
+
 def other_recipe(place: Path) -> None:
     (place / "clone/recipe/build.sh").write_text("echo other\n")
     git(place / "clone", "commit", "-qam", "Other")
@@ -174,6 +201,8 @@ def two_of_a_name(place: Path) -> None:
     [
         (unreviewed, Decision.REJECT, "is not on the branch main"),
         (tag, Decision.REJECT, "is not on the branch main"),
+        (before_its_last_commit, Decision.REJECT, "is not on the branch main"),
+        (lacking, Decision.INCONCLUSIVE, "it lacks files of that commit"),
         (replaced, Decision.REJECT, "is not on the branch main"),
         (other_recipe, Decision.REJECT, ": build.sh, run.sh."),
         (lambda place: say(place, dirty=True), Decision.REJECT, "changes that are in no commit"),
@@ -217,12 +246,25 @@ def test_changes_are_seen_where_a_run_looks(place: Path) -> None:
     (recipe / "more.patch").write_text("")
     assert seen() == (True, False)
     (place / "feedstock/.git/info/exclude").write_text("more.patch\n")
-    assert seen() == (False, False)  # git was told to look away, and the bytes say it
+    assert seen() == (True, False)  # git was told to look away, and the bytes say it
     (recipe / "more.patch").unlink()
     (recipe / "meta.yaml").write_text(META + "# more\n")
     git(place / "feedstock", "update-index", "--assume-unchanged", "recipe/meta.yaml")
-    assert seen() == (False, False)
+    assert seen() == (True, False)
     assert commits.sources(place) is None
+
+
+def test_no_program_of_the_recipe_s_repository_is_run(place: Path) -> None:
+    ran = place / "ran"
+    git(place / "feedstock", "config", "filter.x.clean", f"touch {ran}; cat")
+    (place / "feedstock/.git/info/attributes").write_text("* filter=x\n")
+    os.utime(place / "feedstock/recipe/meta.yaml", (1, 1))
+
+    said = commits.sources(place / "feedstock/recipe")
+
+    assert said is not None
+    assert not said.dirty
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize(
