@@ -121,7 +121,8 @@ def _send(
 ) -> str:
     """Send an environment into a new volume, by a container that never starts; return its folder.
 
-    A failure leaves both to the sweep, which finds them by their labels.
+    Both stay until the run is swept, which finds them by their labels: a volume that no container
+    has would go with anybody's `docker volume prune`, from below those that read it.
     """
     at = "/environment"
     try:
@@ -130,15 +131,11 @@ def _send(
             image, ["true"], labels=labels, entrypoint="", network_mode="none",
             volumes={volume.name: {"bind": at, "mode": "rw"}},
         )  # fmt: skip
-        try:
-            with tempfile.TemporaryFile() as packed:
-                with tarfile.open(fileobj=packed, mode="w") as archive:
-                    _pack(archive, environment)
-                packed.seek(0)
-                client.api.put_archive(container.id, at, packed)
-        finally:
-            with engines.gone_is_fine():
-                client.api.remove_container(container.id, force=True)
+        with tempfile.TemporaryFile() as packed:
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                _pack(archive, environment)
+            packed.seek(0)
+            client.api.put_archive(container.id, at, packed)
         return str(volume.attrs["Mountpoint"])
     except Exception as error:
         raise unsent(host.name, error) from error
