@@ -9,12 +9,13 @@ themselves. How files and processes get to the host is the business of a ``Machi
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from pytest_manualbuild.errors import HostLost
+from pytest_manualbuild.errors import EnvironmentBroken, HostLost
 from pytest_manualbuild.framing import Framing, Stream
 from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, collect
 from pytest_manualbuild.shells import KILLED, SILENCE_S
@@ -150,6 +151,13 @@ class BatchConnection:
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""
+        for name in files:
+            # On the way there a backslash separates folders, and may lead out of all of them.
+            if re.search(r"[\\:]", name) or ".." in name.split("/"):
+                raise EnvironmentBroken(
+                    f"{self._host}: no file on Windows can be named {name!r}.",
+                    remedy="Give it another name in the recipe.",
+                )
         self._machine.write(
             {f"{folder}\\{name.replace('/', chr(92))}": data for name, data in files.items()}
         )

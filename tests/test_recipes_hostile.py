@@ -204,6 +204,24 @@ def test_a_link_out_of_the_recipe_is_refused(folder: Path) -> None:
     assert "swordfish" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["..\\..\\escaped", "good\\evil"])
+def test_a_file_name_that_means_folders_on_windows_is_refused(folder: Path, name: str) -> None:
+    (folder / "meta.yaml").write_text(jinja("good"))
+    (folder / name).write_text("")
+
+    with pytest.raises(RecipeError, match="means other folders on Windows"):
+        recipe.load(folder, subdir="linux-64")
+
+
+def test_a_link_to_a_folder_which_no_digest_would_show_is_refused(folder: Path) -> None:
+    (folder / "meta.yaml").write_text(jinja("good"))
+    (folder / "evil").mkdir()
+    (folder / "tests").symlink_to("evil")
+
+    with pytest.raises(RecipeError, match="this is a link to a folder"):
+        recipe.load(folder, subdir="linux-64")
+
+
 def test_the_next_recipe_is_rendered_after_one_that_had_to_be_ended(folder: Path) -> None:
     (folder / "meta.yaml").write_text(jinja("{{ 9**(9**9) }}"))
     with pytest.raises(RecipeError):

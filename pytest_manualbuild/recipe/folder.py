@@ -35,8 +35,18 @@ def files(folder: Path) -> Iterator[Path]:
             raise RecipeError(
                 f"{path}: this link leads out of the recipe.", remedy="Put the file itself there."
             )
+        if path.is_symlink() and path.is_dir():
+            # No hash of a file would tell where it leads.
+            raise RecipeError(
+                f"{path}: this is a link to a folder.", remedy="Put the folder itself there."
+            )
         if not path.is_file():
             continue
+        if "\\" in path.name:
+            raise RecipeError(
+                f"{path}: a file name with a backslash means other folders on Windows.",
+                remedy="Rename it.",
+            )
         if not _is_utf8(path.name):
             raise RecipeError(
                 f"{root}: the file name {os.fsencode(path.name)!r} is not UTF-8.",
