@@ -20,7 +20,7 @@ from windows_ssh import WindowsSsh
 
 from conftest import command, manualbuild, run_pytest, write_package
 from pytest_manualbuild import hosts
-from pytest_manualbuild.errors import HostUnavailable
+from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.hosts.ssh_cmd import CmdConnection
 from pytest_manualbuild.model import Host
@@ -138,6 +138,38 @@ def test_an_environment_arrives_whole_as_one_archive_or_file_by_file(
         str(path.relative_to(sent)): path.read_bytes() if path.is_file() else None
         for path in sent.rglob("*")
     }
+
+
+def test_an_archive_that_is_unpacked_in_part_is_an_error(
+    tmp_path: Path, windows_server: WindowsSsh, run: Run
+) -> None:
+    (tmp_path / "sent/conda-meta").mkdir(parents=True)
+    prefix = hosts.provider("ssh").placement(host(windows_server), run, "1" * 64).root + "\\_env"
+    one = LinkedEnvironment(path=str(tmp_path / "sent"), prefix=prefix, packages=(), post_link=())
+    try:
+        windows_hosts.install_tar(windows_server.drive, tmp_path)
+    except OSError as error:
+        pytest.skip(f"CPython for Windows cannot be had: {error}")
+    # As tar does when one of many files cannot be made.
+    with (windows_server.drive / "standin/tar.py").open("a") as script:
+        script.write("sys.exit(1)\n")
+    try:
+        with pytest.raises(EnvironmentBroken, match="did not arrive whole"):
+            start(windows_server, run, one)
+    finally:
+        windows_hosts.remove_tar(windows_server.drive)
+
+
+@pytest.mark.parametrize("name", ["..\\..\\up", "a:b", "../up"])
+def test_no_file_goes_to_a_place_of_its_own_choice(
+    windows_server: WindowsSsh, run: Run, name: str
+) -> None:
+    connection = start(windows_server, run)
+    try:
+        with pytest.raises(EnvironmentBroken, match="no file on Windows can be named"):
+            connection.put(f"{connection.machine.path}\\work", {name: b""})
+    finally:
+        connection.close()
 
 
 def test_a_server_without_jobs_is_found_out_and_said(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,39 @@ def run() -> Iterator[Run]:
     yield begun
     hosts.sweep(begun)
     assert not begun.folder.exists(), "the sweep could not reach the host"
+
+
+class _Web(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_that_is_no_winrm_is_one_line_and_stops_no_sweep(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MANUALBUILD_CACHE", str(tmp_path))
+    monkeypatch.setenv("WINDOWS_PASSWORD", "secret")
+    with HTTPServer(("127.0.0.1", 0), _Web) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        one = Host(
+            name="far", kind="winrm", subdir="win-64", address="me@127.0.0.1", https=False,
+            port=web.server_port, password_from="env:WINDOWS_PASSWORD",
+        )  # fmt: skip
+        try:
+            with pytest.raises(HostUnavailable) as caught:
+                hosts.provider("winrm").probe(one, run, quiet)
+            hosts.sweep_dead()
+        finally:
+            web.shutdown()
+            thread.join()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_package_is_tested_and_neither_it_nor_the_password_stays_anywhere(

@@ -41,7 +41,8 @@ _THERE = 7
 _UNPACK = """\
 @echo off
 mkdir "{prefix}" 2>nul
-"{tar}" -xzf "{archive}" -C "{prefix}" || exit 1
+"{tar}" -xzf "{archive}" -C "{prefix}"
+if not "%ERRORLEVEL%"=="0" exit 1
 del "{archive}"
 exit 0
 """
@@ -65,8 +66,8 @@ class OwnFolder:
         of = hashlib.sha256(path.encode()).hexdigest()[:6]
         self.name = f"mb-{run_id[:12]}-{of}.exe"
         self.shell = f"{path}\\{self.name}"
-        self._tree = ["/T"]
-        """With all that the process started; wine's taskkill has no such option."""
+        self._tree: list[str] | None = None
+        """What makes taskkill end all that a process started; wine's has no such option."""
 
     def cmd(self, *words: str, timeout_s: float | None = None) -> int:
         """Run words of cmd; return their exit status."""
@@ -90,9 +91,6 @@ class OwnFolder:
         deadline = time.monotonic() + _KILL_S
         while True:
             done = self._taskkill(name or self.name)
-            if done.returncode not in (0, _NO_SUCH) and self._tree:
-                self._tree = []
-                done = self._taskkill(name or self.name)
             if done.returncode == _NO_SUCH:
                 return None if names is None else tuple(names)
             said = done.stdout.decode(errors="replace")
@@ -106,6 +104,11 @@ class OwnFolder:
                 )
 
     def _taskkill(self, name: str) -> Done:
+        if self._tree is None:
+            # Asked of a process that is not there: no race with one that ends can blur the answer.
+            nobody = f"mb-{secrets.token_hex(6)}.exe"
+            asked = self._call("taskkill", "/F", "/T", "/IM", nobody, timeout_s=shells.START_S)
+            self._tree = ["/T"] if asked.returncode == _NO_SUCH else []
         words = ("taskkill", "/F", *self._tree, "/IM", name)
         return self._call(*words, timeout_s=shells.START_S)
 
@@ -194,7 +197,11 @@ class FarMachine:
                 remedy="Make it, or correct `root` in the matrix.",
             )
         self._left = "unknown"
-        if self._folder.cmd("mkdir", path) != 0 and not self._folder.ours():
+        made = self._folder.cmd("mkdir", path) == 0
+        if not made and self._folder.ours():
+            # What an earlier start of this run could not remove; nobody is tested in it again.
+            made = self._folder.remove(END_S) and self._folder.cmd("mkdir", path) == 0
+        if not made:
             taken = self._folder.has(path)
             self._left = "nothing"
             raise HostUnavailable(
@@ -245,9 +252,10 @@ class FarMachine:
             archive = Path(folder, "environment.tgz")
             delivery.pack(Path(one.path), archive.open("wb"), zstd=False)
             self.send(archive, far)
-        self._folder.cmd(unpack, timeout_s=delivery.DELIVER_S)
+        # Where one file cannot be made, it goes on to the last one, and says so at its end.
+        unpacked = self._folder.cmd(unpack, timeout_s=delivery.DELIVER_S) == 0
         last = f"{one.prefix}\\{delivery.LAST}"
-        arrived = self._folder.has(last)
+        arrived = unpacked and self._folder.has(last)
         self._folder.cmd("rmdir", last)
         return arrived
 

@@ -78,7 +78,9 @@ class Client:
                 "its server has no certificate that we trust",
                 "Name the file of its authority's certificate as `ca_file`.",
             ) from error
-        except (requests.RequestException, exceptions.WinRMError, OSError, ValueError) as error:
+        except HostError:
+            raise
+        except Exception as error:  # what is no WinRM makes the library fail in many ways
             how = (
                 "no server answers" if not self._answered else f"its line was cut ({_short(error)})"
             )
@@ -127,6 +129,7 @@ class Client:
                 for stream, data in command.receive(1.0):
                     output[stream] += data
         except EOFError:
+            command.release()
             return Done(line, command.status, output["stdout"], output["stderr"])
         self.gone = f"it did not answer within {timeout_s:g} s"
         raise self._error(self.gone, "Look at the host and run again.")
@@ -183,6 +186,14 @@ class Command:
             found.append(("stderr", chunks["stderr"]))
         return found
 
+    def release(self) -> None:
+        """Tell the server that it may forget the command: it counts those of a shell."""
+        from pypsrp.exceptions import WSManFaultError  # noqa: PLC0415 # an extra
+        from pypsrp.shell import SignalCode  # noqa: PLC0415 # an extra
+
+        with contextlib.suppress(WSManFaultError):
+            self._process.signal(SignalCode.TERMINATE)
+
     def close(self) -> None:
         """End its shell, with all that runs in it."""
         if self._own and not self._client.gone:
@@ -204,7 +215,8 @@ def _library(host: Host) -> Any:  # noqa: ANN401 # it publishes no types
             remedy="Run `pip install 'pytest-manualbuild[winrm]'`, or leave it out with --on.",
         ) from error
     # It logs messages, in which the words of tests are.
-    logging.getLogger("pypsrp").setLevel(logging.CRITICAL + 1)
+    for name in ("pypsrp", "spnego"):  # and the other one what the login says
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
     class Patient(wsman.WSMan):
         make: Any
@@ -246,7 +258,13 @@ def _password(host: Host, user: str) -> str:
                 f"{host.name}: the password is in a keyring, and keyring is not installed.",
                 remedy="Run `pip install keyring`, or give the password in a variable (env:NAME).",
             ) from error
-        found = keyring.get_password(name, user)
+        try:
+            found = keyring.get_password(name, user)
+        except Exception as error:  # its backends have errors of their own
+            raise HostUnavailable(
+                f"{host.name}: the keyring does not answer: {_short(error)}.",
+                remedy="Unlock it, or give the password in a variable (env:NAME).",
+            ) from error
     if not found:
         raise HostUnavailable(
             f"{host.name}: there is no password in {host.password_from}.",
