@@ -29,7 +29,8 @@ _SET = {
     "GIT_GRAFT_FILE": os.devnull,
 }
 _LINK = b"120000"
-_BUILT = "build_artifacts/"
+_BUT_BUILT = ("--", ".", ":!build_artifacts")
+"""What a build makes is no change."""
 _INCOMPLETE = "it lacks files of that commit"
 
 
@@ -75,9 +76,11 @@ def sources(folder: Path) -> Sources | None:
     try:
         # Not by `git status`, which runs whatever filters the repository names.
         ours = _digests(folder)
-        # What a build makes is no change.
-        ours = {name: one for name, one in ours.items() if not name.startswith(_BUILT)}
-        return replace(found, dirty=ours != _committed(folder, found))
+        theirs = _committed(folder, found)
+        changed = any(ours.get(name) != digest for name, digest in theirs.items())
+        new = _git(folder, "ls-files", "--others", "--exclude-standard", *_BUT_BUILT)
+        staged = _git(folder, "diff-index", "--cached", "--name-only", commit, *_BUT_BUILT)
+        return replace(found, dirty=changed or bool(new or staged))
     except (_Refused, OSError, ValueError, ManualBuildError):
         return found
 

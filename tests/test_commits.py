@@ -246,10 +246,16 @@ def test_changes_are_seen_where_a_run_looks(place: Path) -> None:
     (recipe / "more.patch").write_text("")
     assert seen() == (True, False)
     (place / "feedstock/.git/info/exclude").write_text("more.patch\n")
-    assert seen() == (True, False)  # git was told to look away, and the bytes say it
+    assert seen() == (False, False)  # git was told to look away, and the bytes say it
     (recipe / "more.patch").unlink()
     (recipe / "meta.yaml").write_text(META + "# more\n")
     git(place / "feedstock", "update-index", "--assume-unchanged", "recipe/meta.yaml")
+    assert seen() == (True, False)
+    git(place / "feedstock", "update-index", "--no-assume-unchanged", "recipe/meta.yaml")
+    git(place / "feedstock", "checkout", "-q", "recipe/meta.yaml")
+    assert seen() == (False, True)
+    (recipe / "staged.patch").write_text("")
+    git(place / "feedstock", "add", "recipe/staged.patch")
     assert seen() == (True, False)
     assert commits.sources(place) is None
 
