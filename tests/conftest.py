@@ -181,7 +181,10 @@ def box(
     made = vagrantfiles.make(tmp_path_factory.mktemp("box"))
     with pytest.MonkeyPatch.context() as patch:
         # Vagrant keeps an index of all machines, where a name may be the beginning of another's id.
-        patch.setenv("VAGRANT_HOME", str(tmp_path_factory.mktemp("vagrant-home")))
+        # All workers share it, since by it those that come up at once agree on their ports.
+        base = tmp_path_factory.getbasetemp()
+        base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        patch.setenv("VAGRANT_HOME", str(base / "vagrant-home"))
         yield made
     command("docker", "rmi", "-f", made.image, cwd=ROOT)
 
