@@ -18,8 +18,9 @@ import pytest
 import sshd
 import vagrantfiles
 
-from pytest_manualbuild import shells
+from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.hosts import ssh
+from pytest_manualbuild.hosts.runs import Run
 
 if TYPE_CHECKING:
     from windows_ssh import WindowsSsh
@@ -99,6 +100,19 @@ def python_channel(tmp_path_factory: pytest.TempPathFactory) -> str:
         shutil.copyfile(path, target)
     index_channel(folder)
     return folder.as_uri()
+
+
+def quiet(_: str) -> None:
+    """Show no progress."""
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """A run that is swept at the end, and leaves no record."""
+    begun = Run.begin()
+    yield begun
+    hosts.sweep(begun)
+    assert not begun.folder.exists(), "the sweep could not reach a host"
 
 
 @pytest.fixture(scope="session")

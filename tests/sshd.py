@@ -79,6 +79,18 @@ class Sshd:
                 found += map(int, (task / "children").read_text().split())
         return found
 
+    def turn_away(self, fault: str) -> None:
+        """Let clients fail: ``changed-key``, ``unknown-key`` or ``wrong-credentials``."""
+        known = self.folder / "known_hosts"
+        if fault == "changed-key":
+            name, kind, _ = known.read_text().split()
+            other = (self.folder / "other_key.pub").read_text().split()[1]
+            known.write_text(f"{name} {kind} {other}\n")
+        elif fault == "unknown-key":
+            known.write_text("")
+        elif fault == "wrong-credentials":
+            (self.folder / "authorized_keys").write_text("")
+
     def new_host_key(self) -> None:
         """Give the server another key than the one that clients know."""
         (self.folder / "host_key").unlink()

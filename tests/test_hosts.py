@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import quiet
 from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing
@@ -28,18 +29,6 @@ from pytest_manualbuild.records import LinkedEnvironment
 LONG_S = 60.0
 LOCAL = Host(name="here", kind="local", subdir=local_subdir())
 DEBIAN = Host(name="there", kind="docker", subdir="linux-64", image="manualbuild/debian-12:test")
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """A run that is swept at the end."""
-    begun = Run.begin()
-    yield begun
-    hosts.sweep(begun)
 
 
 @pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.docker), "rootfs", "ssh"])

@@ -20,7 +20,7 @@ import dockerd
 import pytest
 import sshd
 
-from conftest import recipe, results, run_pytest, small_disk, tiny_root, write_package
+from conftest import quiet, recipe, results, run_pytest, small_disk, tiny_root, write_package
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import EnvironmentBroken, HostError, HostUnavailable, Interrupted
 from pytest_manualbuild.hosts import engines, limits
@@ -30,10 +30,6 @@ from pytest_manualbuild.records import LinkedEnvironment
 
 TINY = "manualbuild/tiny:test"
 DEBIAN = "manualbuild/debian-12:test"
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +46,6 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd.Engine]
     engine.take_root(root, TINY)
     yield engine
     engine.stop()
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """A run that is swept at the end."""
-    begun = Run.begin()
-    yield begun
-    hosts.sweep(begun)
 
 
 def over_ssh(server: sshd.Sshd, engine: dockerd.Engine, **more: str) -> Host:
@@ -99,10 +87,16 @@ def test_two_engines_share_the_hosts_of_a_matrix(
 def test_an_engine_over_ssh_must_have_a_known_key(
     second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run
 ) -> None:
-    (ssh_server.folder / "known_hosts").write_text("")
+    known = ssh_server.folder / "known_hosts"
+    key = known.read_text()
+    known.write_text("")
 
     with pytest.raises(HostUnavailable, match="the key of its server is not known"):
         hosts.provider("docker").probe(over_ssh(ssh_server, second), run, quiet)
+    hosts.sweep(run)
+
+    assert run.folder.exists()  # nobody could look what is there
+    known.write_text(key)
 
 
 def test_nothing_is_left_of_a_tunnel(

@@ -317,15 +317,7 @@ def test_provisioning_over_ssh(
     force = {"kill": ["ForceCommand kill -9 $PPID"], "hang": ["ForceCommand sleep 30"]}
     server = sshd.make(tmp_path / "sshd", *force.get(fault, []))
     server.start()
-    known = server.folder / "known_hosts"
-    if fault == "changed-key":
-        name, kind, _ = known.read_text().split()
-        other = (server.folder / "other_key.pub").read_text().split()[1]
-        known.write_text(f"{name} {kind} {other}\n")
-    elif fault == "unknown-key":
-        known.write_text("")
-    elif fault == "wrong-credentials":
-        (server.folder / "authorized_keys").write_text("")
+    server.turn_away(fault)
     try:
         broken(case.results(far(server)), "provisioning", "host-unavailable")
         hosts.sweep(case.run)
@@ -514,7 +506,10 @@ def test_a_host_that_ends_the_tests_and_then_goes_is_an_error(
         tests = [one for one in ours if (one / "comm").read_text() == "sleep\n"]
         for process in tests:
             os.kill(int(process.name), getattr(signal, f"SIG{name}"))
-        time.sleep(0.3)  # in which the host says so
+        # The host gets to say so, and has a second for it: what waits is gone when it was told.
+        deadline = time.monotonic() + 0.3
+        while any(one.exists() for one in ours) and time.monotonic() < deadline:
+            time.sleep(0.01)
         strike(case, kind, hang=fault == "hang")
 
     found = case.results(entry, shut_down)
@@ -584,16 +579,8 @@ def far_windows(
 
 @pytest.mark.parametrize("fault", ["changed-key", "unknown-key", "wrong-credentials", "away"])
 def test_provisioning_windows_over_ssh(case: Case, far_windows: WindowsSsh, fault: str) -> None:
-    known = far_windows.folder / "known_hosts"
-    if fault == "changed-key":
-        name, kind, _ = known.read_text().split()
-        other = (far_windows.folder / "other_key.pub").read_text().split()[1]
-        known.write_text(f"{name} {kind} {other}\n")
-    elif fault == "unknown-key":
-        known.write_text("")
-    elif fault == "wrong-credentials":
-        (far_windows.folder / "authorized_keys").write_text("")
-    else:
+    far_windows.turn_away(fault)
+    if fault == "away":
         far_windows.stop()
 
     broken(on_windows(case, far_windows), "provisioning", "host-unavailable")

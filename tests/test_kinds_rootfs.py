@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from conftest import command, manualbuild, recipe, results, run_pytest, write_package
+from conftest import command, manualbuild, quiet, recipe, results, run_pytest, write_package
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts.base import Connection
@@ -25,10 +25,6 @@ from pytest_manualbuild.model import Host
 from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 30.0
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
 
 
 def host(root: Path, **more: object) -> Host:

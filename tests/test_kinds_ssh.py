@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 import sshd
 
-from conftest import command, manualbuild, recipe, results, run_pytest, tiny_root, write_package
+from conftest import (
+    command,
+    manualbuild,
+    quiet,
+    recipe,
+    results,
+    run_pytest,
+    tiny_root,
+    write_package,
+)
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable
 from pytest_manualbuild.hosts.base import Exit, Mark, Running
@@ -27,10 +36,6 @@ from pytest_manualbuild.model import Host
 from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 30.0
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
 
 
 def host(server: sshd.Sshd, **more: object) -> Host:

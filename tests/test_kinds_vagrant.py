@@ -8,23 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import vagrantfiles
 
-from conftest import command, manualbuild, recipe, results, run_pytest, write_package
+from conftest import command, manualbuild, quiet, recipe, results, run_pytest, write_package
 from pytest_manualbuild import hosts, matrix
 from pytest_manualbuild.errors import HostUnavailable, MatrixError
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
 
 pytestmark = pytest.mark.docker
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
 
 
 def machine(root: Path, **more: str) -> Host:
@@ -34,15 +29,6 @@ def machine(root: Path, **more: str) -> Host:
 def state(root: Path) -> str:
     said = vagrantfiles.vagrant(root, "status", "--machine-readable")
     return next(line.split(",")[3] for line in said.splitlines() if ",state," in line)
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """A run that is swept at the end."""
-    begun = Run.begin()
-    yield begun
-    hosts.sweep(begun)
-    assert not begun.folder.exists()
 
 
 def write_matrix(folder: Path, root: Path, more: str = "") -> None:

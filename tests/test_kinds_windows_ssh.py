@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import builder
@@ -18,7 +17,7 @@ import windows_hosts
 import yaml
 from windows_ssh import WindowsSsh
 
-from conftest import command, manualbuild, run_pytest, write_package
+from conftest import command, manualbuild, quiet, run_pytest, write_package
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable
 from pytest_manualbuild.hosts.runs import Run
@@ -27,10 +26,6 @@ from pytest_manualbuild.model import Host
 from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 30.0
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
 
 
 def host(server: sshd.Sshd, **more: object) -> Host:
@@ -44,15 +39,6 @@ def matrix(server: sshd.Sshd, folder: Path, more: str = "") -> None:
         '[hosts.far]\nkind = "ssh"\nsubdir = "win-64"\nshell = "cmd"\naddress = "127.0.0.1"\n'
         f'port = {server.port}\nssh_config = "{server.ssh_config}"\n{more}'
     )
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """A run that leaves no record behind."""
-    begun = Run.begin()
-    yield begun
-    hosts.sweep(begun)
-    assert not begun.folder.exists(), "the sweep could not reach the host"
 
 
 def start(server: sshd.Sshd, run: Run, *environments: LinkedEnvironment) -> CmdConnection:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 import windows_winrm
 from windows_winrm import WindowsWinrm
 
-from conftest import results, run_pytest, small_disk, write_package
+from conftest import quiet, results, run_pytest, small_disk, write_package
 from pytest_manualbuild import hosts, matrix
 from pytest_manualbuild.errors import HostError, HostLost, HostUnavailable, MatrixError
 from pytest_manualbuild.hosts import winrm_client
@@ -25,10 +24,6 @@ from pytest_manualbuild.model import Host
 from pytest_manualbuild.records import LinkedEnvironment
 
 SHORT_S = 30.0
-
-
-def quiet(_: str) -> None:
-    """Show no progress."""
 
 
 def host(server: WindowsWinrm, **more: object) -> Host:
@@ -43,15 +38,6 @@ def start(one: Host, run: Run, *environments: LinkedEnvironment) -> FarConnectio
     made = hosts.provider("winrm").start(one, run, environments, quiet)
     assert isinstance(made, FarConnection)
     return made
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """A run that leaves no record behind."""
-    begun = Run.begin()
-    yield begun
-    hosts.sweep(begun)
-    assert not begun.folder.exists(), "the sweep could not reach the host"
 
 
 class _Web(BaseHTTPRequestHandler):
@@ -85,6 +71,19 @@ def test_a_server_that_is_no_winrm_is_one_line_and_stops_no_sweep(
             web.shutdown()
             thread.join()
     assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_is_not_sealed_is_no_answer(winrm_server: WindowsWinrm, run: Run) -> None:
+    connection = start(host(winrm_server), run)
+    plain = winrm_server.folder / "unsealed"  # as somebody on the line would give it
+    plain.touch()
+    try:
+        with pytest.raises(HostLost, match="an answer was not sealed"):
+            connection.run("@echo on\n", timeout_s=SHORT_S)
+    finally:
+        plain.unlink()
+        connection.close()
+        winrm_server.cut()  # which ends what waits in a shell that nobody can close
 
 
 def test_a_package_is_tested_and_neither_it_nor_the_password_stays_anywhere(

@@ -240,7 +240,7 @@ class Handler(BaseHTTPRequestHandler):
             status, said = 500, fault(problem.args[0])
         answer = envelope_of(message_id, said)
         kind = "application/soap+xml;charset=UTF-8"
-        if sealed:
+        if sealed and not (self.machine.folder / "unsealed").exists():
             answer = self._seal(answer)
             kind = (
                 'multipart/encrypted;protocol="application/HTTP-SPNEGO-session-encrypted";'

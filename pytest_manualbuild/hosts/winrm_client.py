@@ -21,6 +21,8 @@ from pytest_manualbuild.model import Host
 
 _CONNECT_S = 15
 _OPERATION_S = 20
+_SEALED = ("multipart/encrypted;", "multipart/x-multi-encrypted;")
+_LOG_IN = 401
 _TIMED_OUT = 2150858793
 """The code of a server that has nothing new to say yet."""
 
@@ -52,6 +54,8 @@ class Client:
             operation_timeout=_OPERATION_S,
             read_timeout=_OPERATION_S + 5,
         )
+        if not host.https:
+            _want_sealed(self._wsman.transport)
         try:
             self._shell = self.shell()
         except HostError:
@@ -242,6 +246,19 @@ def _library(host: Host) -> Any:  # noqa: ANN401 # it publishes no types
 
     Patient.make = Patient
     return Patient
+
+
+def _want_sealed(transport: Any) -> None:  # noqa: ANN401 # see _library
+    """Refuse answers that the login did not seal: the library takes them from anybody on a line."""
+    import requests  # noqa: PLC0415 # only where pypsrp is
+
+    def look(answer: Any, **_: object) -> None:  # noqa: ANN401 # of requests
+        sealed = answer.headers.get("content-type", "").startswith(_SEALED)
+        if answer.status_code != _LOG_IN and answer.content and not sealed:
+            raise requests.RequestException("an answer was not sealed")
+
+    session = transport.session = transport._build_session()  # noqa: SLF001 # or after the first one
+    session.hooks["response"].append(look)
 
 
 def _password(host: Host, user: str) -> str:
