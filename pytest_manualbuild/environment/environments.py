@@ -14,6 +14,7 @@ import json
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -48,9 +49,9 @@ class Environments:
         self._locks: dict[str, threading.Lock] = {}
         self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
-        # What this run has looked at already, with the state in which it was then.
+        # What this run has looked at already; when it last looked, and in what state it was then.
         self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
-        self._seen: dict[Path, int] = {}
+        self._seen: dict[Path, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -91,12 +92,15 @@ class Environments:
         except OSError as error:
             raise self._unmakable(error) from error
         try:
+            asked_s = time.monotonic()
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
             prefix, notes = self._place(artifact, solution["packages"], placement.root, subdir)
             with self._one_at_a_time(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
-                path = self._linked(artifact, solution, subdir, prefix, paths, placement)
+                path = self._linked(
+                    artifact, solution, subdir, prefix, paths, placement, asked_s
+                )
         except ArtifactError as error:  # of a package that a channel gave
             raise ChannelError(error.problem, remedy="Check --channel.") from error
         except OSError as error:
@@ -139,17 +143,32 @@ class Environments:
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         copy = files.copy_in(self._cache, artifact)
+        asked_s = time.monotonic()
         with self._one_at_a_time(artifact.sha256):
-            if artifact.sha256 not in self._private or self._changed(copy):
+            if artifact.sha256 not in self._private or self._changed(copy, asked_s):
                 found = files.private_channel(self._cache, artifact)
                 self._private[artifact.sha256] = found
-                self._seen[copy] = files.state(copy)
+                self._know(copy)
         return self._private[artifact.sha256]
 
-    def _changed(self, path: Path) -> bool:
-        """Say whether a file or folder was touched since this run looked at its bytes."""
-        seen = self._seen.get(path)
-        return not seen or seen != files.state(path)
+    def _know(self, path: Path) -> None:
+        """Note the state of a file or folder whose bytes are known."""
+        looked_s = time.monotonic()
+        self._seen[path] = looked_s, files.state(path)
+
+    def _changed(self, path: Path, asked_s: float) -> bool:
+        """Say whether a file or folder was touched since this run knew its bytes.
+
+        Who waited for its turn since ``asked_s`` takes what was seen meanwhile: hosts that begin
+        together look once.
+        """
+        looked_s, known = self._seen.pop(path, (0.0, 0))
+        if looked_s < asked_s:
+            looked_s, now = time.monotonic(), files.state(path)
+            if not known or now != known:
+                return True
+        self._seen[path] = looked_s, known
+        return False
 
     def _solve(
         self,
@@ -231,6 +250,7 @@ class Environments:
         prefix: str,
         paths: list[dict[str, Any]],
         placement: Placement,
+        asked_s: float,
     ) -> Path:
         def link(target: Path) -> None:
             said = self._solver.ask(
@@ -259,7 +279,7 @@ class Environments:
             text = json.dumps([names, prefix, solution["version"]])
             key = hashlib.sha256(text.encode()).hexdigest()[:32]
             target = self._cache / "environments" / key
-            if not self._changed(target):
+            if not self._changed(target, asked_s):
                 return target
             target.parent.mkdir(parents=True, exist_ok=True)
             with locked(target.with_suffix(".lock")):
@@ -275,7 +295,7 @@ class Environments:
                 remedy="Leave the packages alone during a run, and run again.",
             )
         if not placement.in_place:
-            self._seen[target] = files.state(target)
+            self._know(target)
         return target
 
     @contextlib.contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined, Template
+from jinja2.bccache import Bucket
 
 from pytest_manualbuild.evidence import Evidence
+from pytest_manualbuild.hosts.runs import cache_folder
 from pytest_manualbuild.model import Check, CheckKey, CheckKind, PlannedPackage
 from pytest_manualbuild.records import CheckResult, HostRecord, Outcome
 from pytest_manualbuild.reports.terminal import word
@@ -81,7 +83,7 @@ def render(evidence: Evidence) -> str:
     }
     required = {host.name for host in evidence.plan.matrix.hosts if host.required}
     outcome, mark, text = _HEADLINES.get(evidence.exit_status, _CUT_SHORT)
-    return _PAGE.render(
+    return _template().render(
         evidence=evidence,
         headline=_Headline(outcome=outcome, mark=mark, text=text),
         grids=[_grid(evidence, planned, stories) for planned in evidence.plan.packages],
@@ -91,16 +93,28 @@ def render(evidence: Evidence) -> str:
     )
 
 
+class _Compiled(FileSystemBytecodeCache):
+    """Keeps the template compiled, which takes longer than to fill it in; does without a disk."""
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with contextlib.suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
 def _template() -> Template:
+    compiled = cache_folder() / "templates"
+    with contextlib.suppress(OSError):
+        compiled.mkdir(parents=True, exist_ok=True)
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("pytest_manualbuild", "reports"),
+        bytecode_cache=_Compiled(str(compiled)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["visible"] = visible
-    source = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
-
-
-_PAGE = _template()
+    return environment.get_template("page.html.j2")
 
 
 def _story(evidence: Evidence, result: CheckResult, anchor: str) -> _Story:
