@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost
 from pytest_manualbuild.framing import Framing, Stream
 from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, collect
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.shells import KILLED, SILENCE_S
 
 _TAKE_S = 0.5
@@ -116,11 +117,11 @@ class BatchConnection:
         self._machine.write({path: _lines(f"@echo {word}\n")})
         process = self._machine.call(path)
         heard = b""
-        deadline = time.monotonic() + SILENCE_S
+        deadline = time.monotonic() + (silence_s := patient(SILENCE_S))
         try:
             while word.encode() not in heard:
                 if time.monotonic() > deadline:
-                    raise self.lost(f"it did not answer within {SILENCE_S:g} s")
+                    raise self.lost(f"it did not answer within {silence_s:g} s")
                 heard += b"".join(data for _, data in process.receive(_TAKE_S))
         except EOFError:
             how = self._machine.lost() or "it does not run what it is told to"
@@ -131,7 +132,7 @@ class BatchConnection:
     def settle(self) -> tuple[str, ...]:
         """Kill what scripts left behind; see ``hosts.base.Connection``."""
         found = names = self._machine.kill()
-        deadline = time.monotonic() + SILENCE_S
+        deadline = time.monotonic() + patient(SILENCE_S)
         while found:
             if time.monotonic() > deadline:
                 raise self.lost(f"these of its processes cannot be killed: {', '.join(found)}")

@@ -45,6 +45,7 @@ _KEYS: Mapping[str, _Key] = {
         type=str, text="A fresh one for each package, or one a run.", choices=("host", "package")
     ),
     "at_once": _Key(type=int, text="How many hosts of its engine or machine may be up at once."),
+    "timeout_factor": _Key(type=float, text="How many times longer than usual all may take."),
     "image": _Key(type=str, text="The container image.", kinds=("docker",)),
     "engine": _Key(type=str, text="URL of the Docker engine.", kinds=("docker",)),
     "memory": _Key(type=str, text="Memory limit, such as 4g.", kinds=("docker", "rootfs")),
@@ -90,6 +91,7 @@ _TYPE_WORDS = {
     list: "a list of texts",
     date: "a date (2018-12-01)",
     int: "a whole number above 0",
+    float: "a number from 1 to 100",
 }
 _NEEDED = {
     "docker": ("image",),
@@ -101,6 +103,7 @@ _NEEDED = {
 _PLACE = re.compile(r"(env|keyring):[A-Za-z0-9._-]+")
 MOST_BYTES = 1 << 20
 _MOST_DOTS = 500
+_MOST_PATIENCE = 100
 _MEMORY = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 
 
@@ -228,6 +231,8 @@ def _host(file: str, host: str, table: object, defaults: Mapping[str, object]) -
     if isinstance(end := values.get("eol"), date):
         values["eol"] = end.isoformat()
     values["standin"] = _is_standin(file, where, str(kind), values)
+    factor = values.get("timeout_factor", 1)  # which may be written as a whole number
+    values["timeout_factor"] = float(factor)  # type: ignore[arg-type] # it was checked above
     values["provides"] = tuple(_texts(values.get("provides")))
     return Host(name=host, **values)  # type: ignore[arg-type] # each value was checked above
 
@@ -254,6 +259,8 @@ def _check(file: str, where: str, key: str, value: object) -> None:
     right = type(value) is rule.type
     if right and rule.type is int:
         right = isinstance(value, int) and value > 0
+    if rule.type is float and type(value) in (int, float):
+        right = 1 <= value <= _MOST_PATIENCE  # type: ignore[operator] # a number: see above
     if right and isinstance(value, list):
         right = all(isinstance(item, str) and item for item in value)
     if right and rule.type is str:
@@ -317,6 +324,7 @@ def schema() -> dict[str, object]:
         list: {"type": "array", "items": {"type": "string", "minLength": 1}},
         date: {"type": "string", "format": "date"},
         int: {"type": "integer", "minimum": 1},
+        float: {"type": "number", "minimum": 1, "maximum": _MOST_PATIENCE},
     }
     properties = {
         key: {

@@ -191,6 +191,8 @@ class Host:
     """``host``: one container for all packages of a run; ``package``: a fresh one each."""
     at_once: int | None = None
     """How many hosts of its engine or machine may be up at once; None: any number."""
+    timeout_factor: float = 1.0
+    """How many times longer than usual it may take, whatever it does."""
     image: str | None = None
     engine: str | None = None
     memory: str | None = None

@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing, Stream
 from pytest_manualbuild.hosts.base import CommandResult, Event, Exit, Running, collect
+from pytest_manualbuild.patience import patient
 
 HEARTBEAT_S = 5.0
 """Silence after which the control shell is asked for a sign of life."""
@@ -167,7 +168,7 @@ class ShellConnection:
             + _TOOLS
             + self._say("ready", '"$_mb_problem"')
         )
-        if said := self._answer("ready", START_S):
+        if said := self._answer("ready", patient(START_S)):
             problem, remedy = _PROBLEMS[said]
             raise HostUnavailable(f"{host}: {problem.format(folder=folder)}.", remedy=remedy)
 
@@ -246,7 +247,7 @@ class ShellConnection:
         """Wait for a sign of life; see ``hosts.base.Running``."""
         self._framing.answers.pop("pong", None)
         self._send(self._say("pong", "yes"))
-        self._await("pong", SILENCE_S)
+        self._await("pong", patient(SILENCE_S))
 
     def kill(self) -> tuple[str, ...]:
         """Kill the script inside the host; see ``hosts.base.Running``."""
@@ -257,7 +258,7 @@ class ShellConnection:
     def settle(self) -> tuple[str, ...]:
         """Kill what scripts left behind; see ``hosts.base.Connection``."""
         found = names = self._kill()
-        deadline = time.monotonic() + SILENCE_S
+        deadline = time.monotonic() + patient(SILENCE_S)
         while found:
             if time.monotonic() > deadline:
                 raise self._lost(f"these of its processes cannot be killed: {', '.join(found)}")
@@ -273,7 +274,7 @@ class ShellConnection:
             + (f"kill -9 -- -{group} 2>/dev/null\n" if group is not None else "")
             + self._say("killed", '"$_mb_left"')
         )
-        said = self._answer("killed", SILENCE_S)
+        said = self._answer("killed", patient(SILENCE_S))
         return tuple(name for name in said.split("/") if name)
 
     def run(self, script: str, *, timeout_s: float) -> CommandResult:
@@ -306,7 +307,7 @@ class ShellConnection:
             self._send(self._unpacking(folder, files))
         else:
             self._send(f"mkdir -p {shlex.quote(folder)}\n" + self._say("put", "$?"))
-        if self._answer("put", PUT_S) != "0":
+        if self._answer("put", patient(PUT_S)) != "0":
             raise self._lost("files cannot be written on it; is its disk full?")
 
     def _unpacking(self, folder: str, files: Mapping[str, bytes]) -> str:
@@ -330,7 +331,7 @@ class ShellConnection:
         tests = " && ".join(["true", *(f"[ -d {shlex.quote(path)} ]" for path in paths)])
         self._framing.answers.pop("folders", None)
         self._send(f"{tests}\n" + self._say("folders", "$?"))
-        return self._answer("folders", START_S) == "0"
+        return self._answer("folders", patient(START_S)) == "0"
 
     def _say(self, kind: str, text: str) -> str:
         return f"printf '\\036{self._nonce}:{kind}:%s\\036' {text}\n"
@@ -366,8 +367,8 @@ class ShellConnection:
             if now_s - self._heard_s > HEARTBEAT_S:
                 self._asked_s = now_s
                 self._send(self._say("pong", "yes"))
-        elif now_s - self._asked_s > SILENCE_S:
-            raise self._lost(f"it gave no sign of life for {HEARTBEAT_S + SILENCE_S:g} s")
+        elif now_s - self._asked_s > (silence_s := patient(SILENCE_S)):
+            raise self._lost(f"it gave no sign of life for {HEARTBEAT_S + silence_s:g} s")
 
     def _send(self, text: str) -> None:
         try:

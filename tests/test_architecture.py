@@ -23,7 +23,7 @@ ROAD = [
         "commits",
         "_rattler_build",
     },
-    {"hosts", "framing", "shells", "batch"},
+    {"hosts", "framing", "patience", "shells", "batch"},
     {"audit", "compare", "diffoscope"},
     {"environment"},
     {"languages", "execution"},

@@ -98,9 +98,7 @@ class Environments:
             prefix, notes = self._place(artifact, solution["packages"], placement.root, subdir)
             with self._one_at_a_time(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
-                path = self._linked(
-                    artifact, solution, subdir, prefix, paths, placement, asked_s
-                )
+                path = self._linked(artifact, solution, subdir, prefix, paths, placement, asked_s)
         except ArtifactError as error:  # of a package that a channel gave
             raise ChannelError(error.problem, remedy="Check --channel.") from error
         except OSError as error:

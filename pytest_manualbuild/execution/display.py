@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.model import PlannedPackage
+from pytest_manualbuild.patience import patient
 
 DISPLAY = "display"
 """The need that is met by starting Xvfb on a host that provides it."""
@@ -46,7 +47,7 @@ class Display:
 
     def stop(self, connection: Connection) -> None:
         """End it, as far as it lets itself be ended; settling the host does the rest."""
-        connection.run(_STOP.format(process=self.process), timeout_s=START_S)
+        connection.run(_STOP.format(process=self.process), timeout_s=patient(START_S))
 
 
 def start(connection: Connection, planned: PlannedPackage, host: str) -> Display | None:
@@ -56,7 +57,7 @@ def start(connection: Connection, planned: PlannedPackage, host: str) -> Display
     """
     if DISPLAY not in planned.needs:
         return None
-    done = connection.run(_START, timeout_s=START_S)
+    done = connection.run(_START, timeout_s=patient(START_S))
     if done.exit_status == _NO_PROGRAM:
         raise HostUnavailable(
             f"{host}: the matrix says that it provides a display, and it has no {PROGRAM}.",

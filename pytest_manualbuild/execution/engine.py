@@ -36,6 +36,7 @@ from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.hosts.facts import INTERNET
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import CheckKey, Facts, Host, Plan, PlannedPackage
+from pytest_manualbuild.patience import with_host
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord, LinkedEnvironment, Outcome
 
 MOST_JOBS = 16
@@ -164,6 +165,7 @@ class Engine:
             return any(one.done() and one.result().outcome in bad for one in given)
 
         with (
+            with_host(host),
             limits.turn(host, self._stop.is_set, desk.progress),
             visit(
                 preparation,
@@ -223,7 +225,7 @@ class Engine:
             and any(key[:2] == (host.name, cell.package) for key in self._futures)
         ]
         try:
-            with limits.turn(host, self._stop.is_set, desk.progress):
+            with with_host(host), limits.turn(host, self._stop.is_set, desk.progress):
                 self._packages(desk, packages)
         except HostError as error:
             desk.state = "lost" if isinstance(error, HostLost) else "unavailable"

@@ -10,6 +10,7 @@ from pytest_manualbuild.execution.asked import SHORT_S, Asked
 from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.languages import LANGUAGES, Site
+from pytest_manualbuild.patience import patient
 
 look = aftermath.after
 
@@ -36,7 +37,7 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
     def parses(texts: Sequence[str]) -> list[bool]:
         # bash only warns of a here-document without its end, so words on stderr count too.
         script = "".join(_PARSES.format(text=shlex.quote(text)) for text in texts)
-        said = connection.run(script, timeout_s=SHORT_S).stdout.split()
+        said = connection.run(script, timeout_s=patient(SHORT_S)).stdout.split()
         return [
             word == b"yes" and not text.endswith("\\")
             for word, text in zip(said, texts, strict=True)

@@ -19,6 +19,7 @@ from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
 from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, Running
 from pytest_manualbuild.model import PlannedPackage
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import CheckResult, LinkedEnvironment
 
 POLL_S = 0.2
@@ -124,7 +125,7 @@ class SectionRun:
                 self._display.stop(connection)
             left = connection.settle()
             script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
-            said = connection.look(script, timeout_s=SHORT_S)
+            said = connection.look(script, timeout_s=patient(SHORT_S))
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
             return False
@@ -175,10 +176,11 @@ class SectionRun:
 
     def _overran(self, began_s: float) -> str:
         now_s = time.monotonic()
-        if now_s - self._results.began_s > self._limits.check_s:
-            return f"It ran longer than {self._limits.check_s:g} s"
-        if now_s - began_s > self._limits.section_s:
-            return f"The test section ran longer than {self._limits.section_s:g} s"
+        check_s, section_s = patient(self._limits.check_s), patient(self._limits.section_s)
+        if now_s - self._results.began_s > check_s:
+            return f"It ran longer than {check_s:g} s"
+        if now_s - began_s > section_s:
+            return f"The test section ran longer than {section_s:g} s"
         return ""
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from pytest_manualbuild.patience import patient
+
 LAST = ".manualbuild-delivered"
 """The folder that is the last member of an archive: where it is, all of it arrived."""
 DELIVER_S = 3600.0
@@ -34,7 +36,7 @@ def send(
             env=dict(environment),
             start_new_session=True,
         )
-        limit = threading.Timer(DELIVER_S, process.kill)
+        limit = threading.Timer(patient(DELIVER_S), process.kill)
         limit.start()
         try:
             # When the call is gone, its status says why; and half an archive lacks its last member.

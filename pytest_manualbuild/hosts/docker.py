@@ -27,6 +27,7 @@ from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.overlays import Overlay
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 LIBRARIES = ("docker",)
@@ -334,7 +335,7 @@ class DockerConnection(shells.ShellConnection):
             f"find {folder} -depth -mindepth 1 -delete 2>/dev/null\n"
             f'[ -z "$(find {folder} ! -type d)" ] && mkdir -p "$HOME" "$TMPDIR"\n'
         )
-        if self.run(script, timeout_s=shells.PUT_S).exit_status != 0:
+        if self.run(script, timeout_s=patient(shells.PUT_S)).exit_status != 0:
             raise EnvironmentBroken(
                 f"{self._host_name}: what an earlier run left in {folder} cannot be removed.",
                 remedy="Remove the kept host: `manualbuild hosts sweep`.",

@@ -25,6 +25,7 @@ from pytest_manualbuild.hosts.openssh import Client, environment
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
+from pytest_manualbuild.patience import patient
 
 SOCKET = "/var/run/docker.sock"
 """Where an engine over ssh listens, unless its URL has a path."""
@@ -63,7 +64,7 @@ class _Tunnel:
             raise
 
     def _wait(self, host: Host) -> None:
-        deadline = time.monotonic() + shells.START_S
+        deadline = time.monotonic() + patient(shells.START_S)
         said = b""
         while self._pipes is not None and b"up\n" not in said:
             try:

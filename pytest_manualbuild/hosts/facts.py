@@ -15,6 +15,7 @@ from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 
 # Runs in the plainest of shells. Each line is KEY VALUE; what a host lacks is left out.
 PROBE = """\
@@ -44,7 +45,7 @@ _RELEASE = re.compile(r"os-release ([A-Z_]+)=(.*)")
 
 def ask(name: str, connection: Connection) -> Facts:
     """Ask the host of that name what it is; HostError where it does not say all of it."""
-    result = connection.run(PROBE, timeout_s=shells.START_S)
+    result = connection.run(PROBE, timeout_s=patient(shells.START_S))
     return heard(name, result.exit_status, result.stdout)
 
 

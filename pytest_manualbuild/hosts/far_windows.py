@@ -29,6 +29,7 @@ from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailab
 from pytest_manualbuild.hosts import delivery, facts
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 END_S = 20.0
@@ -71,7 +72,7 @@ class OwnFolder:
 
     def cmd(self, *words: str, timeout_s: float | None = None) -> int:
         """Run words of cmd; return their exit status."""
-        timeout_s = shells.START_S if timeout_s is None else timeout_s
+        timeout_s = patient(shells.START_S) if timeout_s is None else timeout_s
         return self._call("cmd", "/d", "/c", *words, timeout_s=timeout_s).returncode
 
     def has(self, path: str) -> bool:
@@ -88,7 +89,7 @@ class OwnFolder:
         Raises HostLost when it cannot be killed.
         """
         names: dict[str, None] | None = None
-        deadline = time.monotonic() + _KILL_S
+        deadline = time.monotonic() + patient(_KILL_S)
         while True:
             done = self._taskkill(name or self.name)
             if done.returncode == _NO_SUCH:
@@ -107,15 +108,16 @@ class OwnFolder:
         if self._tree is None:
             # Asked of a process that is not there: no race with one that ends can blur the answer.
             nobody = f"mb-{secrets.token_hex(6)}.exe"
-            asked = self._call("taskkill", "/F", "/T", "/IM", nobody, timeout_s=shells.START_S)
+            asks = ("taskkill", "/F", "/T", "/IM", nobody)
+            asked = self._call(*asks, timeout_s=patient(shells.START_S))
             self._tree = ["/T"] if asked.returncode == _NO_SUCH else []
         words = ("taskkill", "/F", *self._tree, "/IM", name)
-        return self._call(*words, timeout_s=shells.START_S)
+        return self._call(*words, timeout_s=patient(shells.START_S))
 
     def remove(self, timeout_s: float) -> bool:
         """Kill what runs there and remove the folder; say whether it is gone."""
         self.kill()
-        deadline = time.monotonic() + min(timeout_s, END_S)
+        deadline = time.monotonic() + min(timeout_s, patient(END_S))
         while True:  # a file is in use until its process has gone for good
             self.cmd("rmdir", "/s", "/q", self.path, timeout_s=timeout_s)
             if not self.has(self.path):
@@ -200,7 +202,7 @@ class FarMachine:
         made = self._folder.cmd("mkdir", path) == 0
         if not made and self._folder.ours():
             # What an earlier start of this run could not remove; nobody is tested in it again.
-            made = self._folder.remove(END_S) and self._folder.cmd("mkdir", path) == 0
+            made = self._folder.remove(patient(END_S)) and self._folder.cmd("mkdir", path) == 0
         if not made:
             taken = self._folder.has(path)
             self._left = "nothing"
@@ -253,7 +255,7 @@ class FarMachine:
             delivery.pack(Path(one.path), archive.open("wb"), zstd=False)
             self.send(archive, far)
         # Where one file cannot be made, it goes on to the last one, and says so at its end.
-        unpacked = self._folder.cmd(unpack, timeout_s=delivery.DELIVER_S) == 0
+        unpacked = self._folder.cmd(unpack, timeout_s=patient(delivery.DELIVER_S)) == 0
         last = f"{one.prefix}\\{delivery.LAST}"
         arrived = unpacked and self._folder.has(last)
         self._folder.cmd("rmdir", last)
@@ -271,7 +273,7 @@ class FarMachine:
         self._folder.cmd("copy", "/y", _CMD, left)
         text = _LEAVES.format(left=left, spins=spins)
         try:
-            connection.run(text, timeout_s=shells.START_S)
+            connection.run(text, timeout_s=patient(shells.START_S))
             self._folder.kill()  # it may not have ended all by itself yet
         finally:
             lived = self._folder.kill(name) is not None
@@ -281,7 +283,7 @@ class FarMachine:
         """Kill what runs, remove the folder and end the connection; see ``batch.Machine``."""
         if self._left == "folder" and not self.lost():
             with contextlib.suppress(HostLost):
-                if self._folder.remove(END_S):
+                if self._folder.remove(patient(END_S)):
                     self._left = "nothing"
         self.hang_up()
         if self._left == "nothing":
@@ -310,7 +312,7 @@ class FarConnection(BatchConnection):
 def probe(host: Host, connection: FarConnection) -> Facts:
     """Return what the machine says of itself, and the key that its server proved to have."""
     try:
-        said = connection.run(facts.WINDOWS_PROBE, timeout_s=shells.START_S)
+        said = connection.run(facts.WINDOWS_PROBE, timeout_s=patient(shells.START_S))
         outlives = connection.machine.outlives(connection)
     finally:
         connection.close()

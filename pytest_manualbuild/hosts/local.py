@@ -22,6 +22,7 @@ from pytest_manualbuild.hosts.pipes import ENVIRONMENT, PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.matrix import local_subdir
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 # A process that is just starting a program shows no environment for a moment.
@@ -50,18 +51,19 @@ class LocalProvider:
                 " conda packages do not expect in a prefix.",
                 remedy="Name a plainer folder with MANUALBUILD_CACHE.",
             )
+        limit_s = patient(shells.START_S)
         try:
             done = subprocess.run(
                 ["/bin/sh", "-c", facts.PROBE],
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 env=dict(ENVIRONMENT),
-                timeout=shells.START_S,
+                timeout=limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise HostUnavailable(
-                f"{host.name}: this machine did not say within {shells.START_S:g} s what it is.",
+                f"{host.name}: this machine did not say within {limit_s:g} s what it is.",
                 remedy="Is it very busy? Run again.",
             ) from error
         found = facts.heard(host.name, done.returncode, done.stdout)
@@ -153,7 +155,8 @@ def kill_marked(mark: str, variable: str = "MANUALBUILD_RUN_ID") -> list[str]:
     """
     killed: list[str] = []
     quiet = 0
-    deadline = time.monotonic() + _KILL_S  # what multiplies faster than this cannot be won over
+    # What multiplies faster than this cannot be won over.
+    deadline = time.monotonic() + patient(_KILL_S)
     while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
         found = _kill_once(f"{variable}={mark}".encode())
         killed += found

@@ -32,6 +32,7 @@ from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.pipes import PipeTransport
 from pytest_manualbuild.hosts.runs import Run, cache_folder, locked, unwritable
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 # Those of Docker's default that packages' scripts use on files and processes of their own.
@@ -192,7 +193,7 @@ class RootfsConnection(shells.ShellConnection):
 
     def _end(self) -> None:
         if self._pipes is not None:
-            self._pipes.hang_up(_END_S)
+            self._pipes.hang_up(patient(_END_S))
             self._pipes.close()
             self._pipes = None
         self._group.close()
@@ -322,7 +323,8 @@ def _unpacked(host: Host, tarball: Path, digest: str, progress: Progress) -> Pat
                 words = ["--exclude=./dev/*", "--exclude=dev/*", "-C", str(fresh)]
                 done = subprocess.run(
                     ["tar", "-x", "--numeric-owner", *words, "-f", str(tarball)],  # noqa: S607 # the system's
-                    stdin=subprocess.DEVNULL, capture_output=True, timeout=_UNPACK_S, check=False,
+                    stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                    timeout=patient(_UNPACK_S),
                 )  # fmt: skip
                 if done.returncode != 0:
                     said = done.stderr.decode(errors="backslashreplace").strip() or "tar failed"

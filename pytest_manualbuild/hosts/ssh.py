@@ -42,6 +42,7 @@ from pytest_manualbuild.hosts.reached import (
 )
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 _END_S = 20.0
@@ -219,7 +220,7 @@ class SshConnection(shells.ShellConnection):
 
     def deliver(self, one: LinkedEnvironment) -> None:
         """Send an environment to its prefix; EnvironmentBroken if it did not arrive whole."""
-        zstd = self.run("command -v zstd", timeout_s=shells.START_S).exit_status == 0
+        zstd = self.run("command -v zstd", timeout_s=patient(shells.START_S)).exit_status == 0
         script = _UNPACK.format(
             prefix=shlex.quote(one.prefix), unpacker="zstd -q" if zstd else "gzip"
         )
@@ -233,13 +234,13 @@ class SshConnection(shells.ShellConnection):
                 f"{words.splitlines()[-1] if words else f'exit status {status}'}.",
                 remedy="Is the host's disk full, or its line cut?",
             )
-        self.run(f"rmdir {shlex.quote(arrived)}", timeout_s=shells.START_S)
+        self.run(f"rmdir {shlex.quote(arrived)}", timeout_s=patient(shells.START_S))
 
     def keep(self) -> dict[str, str]:
         """Have the control shell over there end without removing its folder."""
         folder = shlex.quote(self._made["folder"])
         self._send(_KEEP.format(folder=folder) + self._say("kept", "$?"))
-        if self._answer("kept", shells.START_S) != "0":
+        if self._answer("kept", patient(shells.START_S)) != "0":
             raise self._lost("its folder cannot be kept; is its disk full?")
         made = {**self._made, "place": self._made["folder"]}
         self.close()
@@ -248,7 +249,7 @@ class SshConnection(shells.ShellConnection):
     def close(self) -> None:
         """Let the control shell over there end what runs and remove its folder."""
         if self._pipes is not None:
-            ended = self._pipes.hang_up(_END_S)
+            ended = self._pipes.hang_up(patient(_END_S))
             if ended and self._pipes.process.returncode == 0:
                 self._run.gone(**self._made)
             self._pipes.close()

@@ -24,6 +24,7 @@ from pytest_manualbuild.hosts.pipes import PipedProcess, PipeTransport
 from pytest_manualbuild.hosts.reached import BASE, client_for, own_folder, written
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 
 _SWEEP_S = 60.0
 _READY = (b"echo ready-%OS%\r\n", b"ready-Windows_NT")
@@ -81,14 +82,14 @@ class _SshMachine(FarMachine):
         self._line = PipeTransport(call, environment())
         asks, answer = _READY
         heard = b""
-        deadline = time.monotonic() + shells.START_S
+        start_s = patient(shells.START_S)
+        deadline = time.monotonic() + start_s
         try:
             self._line.send(asks)
             while answer not in heard:
                 if time.monotonic() > deadline:
                     raise HostUnavailable(
-                        f"{self._name}: {self._host.address}: no answer within"
-                        f" {shells.START_S:g} s.",
+                        f"{self._name}: {self._host.address}: no answer within {start_s:g} s.",
                         remedy='Is it Windows? Else remove `shell = "cmd"` from the matrix.',
                     )
                 heard += b"".join(data for _, data in self._line.receive(0.5))
@@ -119,7 +120,7 @@ class _SshMachine(FarMachine):
                 staged = Path(stage, *path.removeprefix(f"{top[0]}\\").split("\\"))
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 staged.write_bytes(data)
-            self._sftp([f'put -r "{stage}/{top[2]}" "{_remote(top[0])}/"'], shells.PUT_S)
+            self._sftp([f'put -r "{stage}/{top[2]}" "{_remote(top[0])}/"'], patient(shells.PUT_S))
 
     def _sftp(self, lines: list[str], timeout_s: float) -> None:
         """Run lines of sftp until one fails; HostLost then."""
@@ -141,7 +142,7 @@ class _SshMachine(FarMachine):
         above = target.rpartition("\\")[0]
         recursive = "-r " if source.is_dir() else ""
         put = f'put {recursive}"{source}" "{_remote(target)}"'
-        self._sftp([*_folders(above), put], delivery.DELIVER_S)
+        self._sftp([*_folders(above), put], patient(delivery.DELIVER_S))
 
     def call(self, path: str) -> PipedProcess:
         """Run a batch file in a session of its own; see ``batch.Machine``."""

@@ -12,6 +12,7 @@ from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import HostError
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import with_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ class _Question(threading.Thread):
     def run(self) -> None:
         facts, problem = None, ""
         try:
-            facts = hosts.provider(self._host.kind).probe(self._host, self._run, self._progress)
+            with with_host(self._host):
+                facts = hosts.provider(self._host.kind).probe(self._host, self._run, self._progress)
         except HostError as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001 # the others are asked nevertheless

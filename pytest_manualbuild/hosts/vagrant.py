@@ -29,6 +29,7 @@ from pytest_manualbuild.hosts.reached import BASE
 from pytest_manualbuild.hosts.runs import Run, cache_folder
 from pytest_manualbuild.hosts.vagrant_calls import Vagrant
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 UP_S = 1800.0
@@ -201,7 +202,7 @@ class _Machine:
                 try:
                     done = subprocess.run(
                         call, stdin=subprocess.DEVNULL, capture_output=True, env=environment(),
-                        timeout=shells.START_S, check=False,
+                        timeout=patient(shells.START_S), check=False,
                     )  # fmt: skip
                 except subprocess.TimeoutExpired as error:
                     raise client.unreachable(self._host.name, "it does not answer") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_manualbuild.errors import HostUnavailable
+from pytest_manualbuild.patience import patient
 
 ASK_S = 120.0
 """Time limit of a call that changes nothing."""
@@ -113,6 +114,7 @@ class Vagrant:
         return said
 
     def _called(self, words: Sequence[str], limit_s: float) -> tuple[int, str]:
+        limit_s = patient(limit_s)
         program = shutil.which("vagrant")
         if program is None:
             raise HostUnavailable(

@@ -24,6 +24,7 @@ from pytest_manualbuild.hosts.local import kill_marked
 from pytest_manualbuild.hosts.pipes import PipedProcess
 from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 from pytest_manualbuild.shells import START_S
 
@@ -54,7 +55,7 @@ class WineProvider:
         if found is None:
             connection = self.start(host, run, [], progress)
             try:
-                said = connection.run(facts.WINDOWS_PROBE, timeout_s=START_S).stdout
+                said = connection.run(facts.WINDOWS_PROBE, timeout_s=patient(START_S)).stdout
             finally:
                 connection.close()
             notes = tuple(note.format(version=version()) for note in _NOTES)
@@ -114,7 +115,7 @@ class _WineMachine:
                 ["/bin/cp", "-a", "--reflink=auto", str(source), str(self._prefix)],
                 check=True,
                 capture_output=True,
-                timeout=_BOOT_S,
+                timeout=patient(_BOOT_S),
             )
             # Tests have no business in the folders of this machine.
             for drive in (self._prefix / "dosdevices").iterdir():
@@ -253,7 +254,7 @@ def serve(variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
     with call("-p") as starts:
         try:
-            if starts.wait(_BOOT_S) != 0:
+            if starts.wait(patient(_BOOT_S)) != 0:
                 raise OSError(None, "its server does not start")
         except subprocess.TimeoutExpired:
             starts.kill()
@@ -266,7 +267,7 @@ def make_prefix(folder: Path) -> None:
     variables = environment(folder, folder.name)
     try:
         _wine(["wineboot", "-i"], variables, folder)
-        subprocess.run([WINESERVER, "-w"], env=variables, timeout=_BOOT_S, check=True)
+        subprocess.run([WINESERVER, "-w"], env=variables, timeout=patient(_BOOT_S), check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise HostUnavailable(
             f"wine cannot make a prefix: {error}.",
@@ -285,7 +286,7 @@ def _wine(words: list[str], variables: Mapping[str, str], folder: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=_BOOT_S,
+        timeout=patient(_BOOT_S),
         check=True,
     )
 

@@ -26,6 +26,7 @@ from pytest_manualbuild.hosts.reached import below, own_folder, same_folder
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.hosts.winrm_client import Client, Command
 from pytest_manualbuild.model import Facts, Host
+from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
 
 _SWEEP_S = 60.0
@@ -130,11 +131,11 @@ class _WinrmMachine(FarMachine):
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write files; see ``batch.Machine``."""
         for path, data in files.items():
-            self._upload(path, io.BytesIO(data), time.monotonic() + shells.PUT_S)
+            self._upload(path, io.BytesIO(data), time.monotonic() + patient(shells.PUT_S))
 
     def send(self, source: Path, target: str) -> None:
         """Send a file, or the files of a folder; see ``FarMachine``."""
-        deadline = time.monotonic() + delivery.DELIVER_S
+        deadline = time.monotonic() + patient(delivery.DELIVER_S)
         if not source.is_dir():
             with source.open("rb") as file:
                 self._upload(target, file, deadline)
