@@ -84,7 +84,7 @@ def file(given: Path) -> Path:
         if there:
             return place.resolve() / there[0]
     what = f"holds no {' and no '.join(FILES)}" if folder.is_dir() else "there is no such folder"
-    raise RecipeError(f"{given}: {what}.", remedy="Give the folder of a recipe with --recipe.")
+    raise RecipeError(f"{given}: {what}.", remedy="Give the folder of a recipe.")
 
 
 def prepare() -> None:
