@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--renderer", choices=("own", "conda-build"), default="own",
                       help="what renders a meta.yaml (default: own)")  # fmt: skip
+    plan.add_argument("--recipe-tests", action="store_true",
+                      help="with the recipe's own tests/test_*.py, as in pytest")  # fmt: skip
     plan.add_argument("--compare-renderers", action="store_true",
                       help="print where they differ; exit status 1 if they do")  # fmt: skip
     plan.set_defaults(verb=_plan)
@@ -119,22 +121,26 @@ def _planned(arguments: argparse.Namespace) -> int:
         )
         sys.stdout.write("".join(f"{line}\n" for line in differ or ["the renderers agree"]))
         return 1 if differ else 0
-    renderer, made = arguments.renderer, None
+    renderer, own_tests, made = arguments.renderer, arguments.recipe_tests, None
     if arguments.artifacts is not None or package.are_beside(recipe.file(arguments.recipe).parent):
         made = plan.make(
-            arguments.recipe, arguments.artifacts, machines, arguments.on, renderer=renderer
-        )
+            arguments.recipe, arguments.artifacts, machines, arguments.on,
+            renderer=renderer, own_tests=own_tests,
+        )  # fmt: skip
     try:
         outputs = outline.outputs(
             arguments.recipe, subdir=subdir, configs=configs, exclusive=exclusive,
-            renderer=renderer,
+            renderer=renderer, own_tests=own_tests,
         )  # fmt: skip
     except RecipeError:
         if made is None or configs or exclusive:
             raise
         # Only the packages know the values that it was built with.
         folder = Path(made.recipe)
-        outputs = tuple(plan.output_of(folder, one.artifact, renderer) for one in made.packages)
+        outputs = tuple(
+            plan.output_of(folder, one.artifact, renderer, own_tests=own_tests)
+            for one in made.packages
+        )
     if arguments.json:
         value: dict[str, object] = {"outputs": outline.to_json(outputs)}
         value |= {"digest": plan.digest(made), **plan.to_json(made)} if made else {}

@@ -10,6 +10,7 @@ from pytest_manualbuild import recipe
 from pytest_manualbuild.checks import checks
 from pytest_manualbuild.errors import RecipeError, RendererMissing
 from pytest_manualbuild.model import Check, Output
+from pytest_manualbuild.recipe import own_tests as own
 
 _TESTS = ("imports", "commands", "requires", "files", "source_files", "downstreams")
 
@@ -21,11 +22,13 @@ def outputs(
     configs: Sequence[Path] = (),
     exclusive: Path | None = None,
     renderer: str = "own",
+    own_tests: bool = False,
 ) -> tuple[Output, ...]:
     """Render a recipe, or a feedstock, for a subdir; return its packages in the order of names.
 
     Without ``configs`` and ``exclusive`` a feedstock's own variants (``.ci_support``) are used.
-    ``renderer`` is one of ``recipe.RENDERERS``. Raises RecipeError.
+    ``renderer`` is one of ``recipe.RENDERERS``. With ``own_tests`` the test functions of the
+    recipe's folder are among the tests. Raises RecipeError.
     """
     found = recipe.file(folder).parent
     sets: list[Sequence[Path]] = [configs]
@@ -41,7 +44,8 @@ def outputs(
     distinct = {
         (one.name, tuple(sorted(one.variant.items())), one.version): one for one in rendered
     }
-    return tuple(distinct[key] for key in sorted(distinct))
+    ordered = (distinct[key] for key in sorted(distinct))
+    return tuple(own.added(found, one) if own_tests and _tested(one) else one for one in ordered)
 
 
 def differences(
@@ -128,7 +132,11 @@ def to_json(found: Iterable[Output]) -> list[dict[str, Any]]:
 
 def _checks(output: Output) -> tuple[Check, ...]:
     """Return what will be checked of an output: nothing if it is not built, or no conda package."""
-    return () if output.skip or output.kind != "conda" else checks(output.sections)
+    return checks(output.sections) if _tested(output) else ()
+
+
+def _tested(output: Output) -> bool:
+    return not output.skip and output.kind == "conda"
 
 
 def text(found: Sequence[Output], subdir: str) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +120,7 @@ def output_of(
     for output in outputs:
         if output.name == artifact.name and output.version == artifact.version:
             found = _checked(output, artifact)
-            if own_tests:
-                functions = own.section(folder, found.sections[0])
-                found = replace(found, sections=(*found.sections, functions))
-            return found
+            return own.added(folder, found) if own_tests else found
     described = ", ".join(f"{output.name} {output.version}" for output in outputs) or "nothing"
     raise ArtifactError(
         f"{artifact.key}: the recipe {folder} describes no {artifact.name} {artifact.version},"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import impatience
 import pytest
 import sshd
 import vagrantfiles
@@ -46,6 +47,26 @@ test:
     - test -f $PREFIX/share/odd.txt
     - 'true'
 """
+
+
+LONGEST = (
+    "test_kinds_", "test_upload", "test_run.", "test_hostile_packages", "test_keep", "test_hosts",
+    "test_v1_run", "test_v1_gate", "test_people", "test_semantics", "test_recipe_tests",
+)  # fmt: skip
+"""How the names of the files begin that take longest, each half a minute or so."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the longest files first in workers: else two would wait at the end for one of them."""
+    if not hasattr(config, "workerinput"):
+        return
+
+    def turn(item: pytest.Item) -> int:
+        name = item.path.name
+        return next((n for n, one in enumerate(LONGEST) if name.startswith(one)), len(LONGEST))
+
+    items.sort(key=turn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,8 +355,9 @@ def command(*words: str, cwd: Path, timeout_s: float = 180, **environ: str) -> R
 def run_pytest(*words: str, cwd: Path, timeout_s: float = 180) -> Ran:
     """Run pytest as a user would."""
     return command(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, cwd=cwd,
-        timeout_s=timeout_s,
+        # Hypothesis is for these tests; its plugin takes a tenth of a second to start.
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest",
+        *words, cwd=cwd, timeout_s=timeout_s,
     )  # fmt: skip
 
 
@@ -455,6 +477,6 @@ def signer(keys: Path, name: str, *roles: str, who: str = "", more: str = "") ->
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a host that is silent for lost sooner than users would."""
-    monkeypatch.setattr(shells, "HEARTBEAT_S", 0.5)
-    monkeypatch.setattr(shells, "SILENCE_S", 3.0)
+    monkeypatch.setattr(shells, "HEARTBEAT_S", impatience.HEARTBEAT_S)
+    monkeypatch.setattr(shells, "SILENCE_S", impatience.SILENCE_S)
     monkeypatch.setattr(ssh, "_END_S", 2.0)

@@ -12,7 +12,7 @@ The file ``STATE/fault`` says what goes wrong, one fault a line:
     lost POST commit     do it, and close the connection without an answer
     hold 7 before        wait before the 7th request is carried out ("after": before its answer),
                          until STATE/release is there; STATE/held says that it waits
-    slow                 take 0.3 s for each request
+    slow                 take 0.1 s for each request
     sha256 | label | size | bytes     store another hash, a further label, another size;
                          hand out other bytes
 """
@@ -55,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
     """The requests of an upload, in the order of the real client."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body are two writes, and the second would wait for the other side's 40 ms.
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
         """Stay silent."""
@@ -68,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             number = COUNT["requests"]
         self.hold(number, "before")
         if wrong("slow"):
-            time.sleep(0.3)
+            time.sleep(0.1)
         told = next(
             (w[0] for w in faults()
              if w[1:3] == [self.command, kind] and rest.endswith("".join(w[3:]))), ""

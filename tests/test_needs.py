@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,58 +61,6 @@ def test_a_need_of_another_form_is_said_in_one_line(tmp_path: Path, text: str) -
 
     assert (ran.status, "Traceback" in ran.out) == (4, False), ran.out
     assert "extra/manualbuild" in ran.out
-
-
-# A client of X11 in a line: it connects, and the server answers 1 when it lets it in. The socket
-# without a file is there for ordinary users as well.
-CLIENT = (
-    "import os, socket; number = os.environ['DISPLAY'][1:]; s = socket.socket(socket.AF_UNIX);"
-    " s.connect(chr(0) + '/tmp/.X11-unix/X' + number); s.send(bytes([108, 0, 11] + [0] * 9));"
-    " assert s.recv(1) == bytes([1])"
-)
-
-
-@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is missing")
-def test_a_display_is_there_for_those_who_need_it(tmp_path: Path) -> None:
-    python = sys.executable
-    commands = f'test:\n  commands:\n    - {python} -c "$(cat client.py)"\n    - echo $DISPLAY\n'
-    write_package(
-        tmp_path,
-        commands.replace("  commands", "  files:\n    - client.py\n  commands")
-        + needing("display"),
-        {"client.py": CLIENT},
-    )
-    matrix = tmp_path / "local.toml"
-    matrix.write_text(matrix.read_text() + 'provides = ["display"]\n')
-    (tmp_path / "recipe/tests").mkdir()
-    (tmp_path / "recipe/tests/test_shown.py").write_text(
-        "def test_shown(manual_host):\n"
-        "    said = manual_host.check_output('grep -c X11-unix/X${DISPLAY#:} /proc/net/unix')\n"
-        "    assert int(said) > 0\n"
-    )
-
-    ran = run_local(tmp_path, "--recipe-tests")
-
-    assert ran.status == 0, ran.out
-    assert "left processes" not in ran.out  # it is ours, and it ended with the section
-    logs = list((tmp_path / "manualbuild-report/logs").rglob("*echo*"))
-    (number,) = re.findall(r"^:(\d+)$", logs[0].read_text(), re.MULTILINE)
-    assert not Path(f"/tmp/.X11-unix/X{number}").exists()
-
-
-def test_a_host_that_has_no_display_after_all_says_so(tmp_path: Path, rootfs: Path) -> None:
-    write_package(tmp_path, COMMANDS + needing("display"))
-    (tmp_path / "local.toml").write_text(
-        f'[hosts.bare]\nkind = "rootfs"\nsubdir = "linux-64"\nroot = "{rootfs}"\n'
-        'provides = ["display"]\n'
-    )
-
-    ran = run_local(tmp_path)
-
-    assert ran.status == 16, ran.out
-    assert "bare: the matrix says that it provides a display, and it has no Xvfb" in ran.out
-    said = set(results(tmp_path / "manualbuild-report").values())
-    assert said == {("error", "host-unavailable")}
 
 
 @pytest.mark.docker

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Ran, manualbuild, results, run_pytest, write_package
+from pytest_manualbuild import plan as planning
 
 TEST = "test:\n  commands:\n    - 'true'\n"
 GOOD = """
@@ -104,6 +105,12 @@ def test_functions_run_on_every_host_and_the_gate_counts_them(
     (tmp_path / "imported.txt").unlink()
     verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
     assert (verdict.status, "accept" in verdict.out.lower()) == (0, True), verdict.out
+    words = ("plan", "--recipe", "recipe", "--matrix", "two.toml", "--json")
+    said = json.loads(manualbuild(*words, "--recipe-tests", cwd=tmp_path).out)
+    assert said["digest"] == planning.digest(planning.from_json(plan))
+    assert functions < {check["name"] for check in said["outputs"][0]["checks"]}
+    without = json.loads(manualbuild(*words, cwd=tmp_path).out)
+    assert without["digest"] != said["digest"]
     assert not (tmp_path / "imported.txt").exists()
 
 

@@ -381,6 +381,7 @@ def start_sleeping(engine: None, tmp_path: Path) -> Iterator[Start]:
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "--recipe", "recipe", "--matrix", "far.toml", *words],
             cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
             # What a shell puts in the background is deaf to SIGINT, and that is inherited.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 # no threads
         )  # fmt: skip
@@ -404,7 +405,8 @@ def start_sleeping(engine: None, tmp_path: Path) -> Iterator[Start]:
 def test_a_host_that_goes_away_is_an_error_not_a_failure(
     start_sleeping: Start, tmp_path: Path, how: str
 ) -> None:
-    process = start_sleeping()
+    # One that is paused is silent: that is waited for.
+    process = start_sleeping("-p", "impatience")
     (container,) = containers()
     run_id = run_of(container)
     subprocess.run(["docker", how, container], check=True, capture_output=True)
@@ -543,8 +545,10 @@ def test_a_channel_that_cannot_be_read_is_an_error(tmp_path: Path, channel: str,
 
 
 def test_an_old_report_does_not_outlive_the_start_of_a_run(tmp_path: Path) -> None:
-    write_package(tmp_path, "test:\n  commands:\n    - sleep 3\n")
+    slow = tmp_path / "slow"
+    write_package(tmp_path, f"test:\n  commands:\n    - test ! -e {slow} || sleep 5\n")
     assert run_local(tmp_path, "--junitxml", "junit.xml").status == 0
+    slow.touch()
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", "--recipe", "recipe", "--junitxml", "junit.xml",
          "--matrix", "local.toml"],

@@ -1,4 +1,7 @@
-"""A display for tests that need one: Xvfb, started inside the host for one test section."""
+"""A display for tests that need one: Xvfb, started inside the host for one test section.
+
+A person's shell on a host that was kept gets one of its own.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,39 @@ _START = """\
 [ "$(uname)" = Linux ] || exit 0
 command -v Xvfb >/dev/null || exit 127
 rm -f "$TMPDIR/display" && mkfifo "$TMPDIR/display" || exit 1
-Xvfb -displayfd 7 -screen 0 1280x1024x24 -nolisten tcp \\
+{alone}Xvfb -displayfd 7 -screen 0 1280x1024x24 -nolisten tcp \\
   7>"$TMPDIR/display" </dev/null >/dev/null 2>"$TMPDIR/Xvfb.txt" 200>&- 201>&- &
 read -r -t 30 number <"$TMPDIR/display"
 rm -f "$TMPDIR/display"
-[ -n "$number" ] && echo "$number" $! || { tail -n 1 "$TMPDIR/Xvfb.txt" >&2; exit 1; }
+[ -n "$number" ] && echo "$number" $! || {{ tail -n 1 "$TMPDIR/Xvfb.txt" >&2; exit 1; }}
 """
 # So that it removes its socket and lock; whatever is wrong, it is killed with all that is left.
+# One that has ended may stay as a zombie, where nobody asks what became of it.
 _STOP = """\
 kill {process} || exit 0
-until ! kill -0 {process} || [ $SECONDS -gt 5 ]; do :; done
+SECONDS=0
+while [ $SECONDS -lt 5 ] && {{ read -r state </proc/{process}/stat; }} 2>/dev/null; do
+  case ${{state##*) }} in Z*|X*) break;; esac
+done
+"""
+# Xvfb ends with the shell and all that is started from it, which hold the other end of a pipe. It
+# has a session of its own, so that what is typed (Ctrl-C) is not meant for it.
+_ENTER = """\
+if _mb_display=$(
+{start}); then
+  if [ -n "$_mb_display" ]; then
+    export DISPLAY=:${{_mb_display% *}}
+    exec {{_mb_held}}> >(
+      exec >/dev/null 2>&1
+      trap '' HUP INT
+      read -r _
+      kill "${{_mb_display#* }}"
+    )
+  fi
+else
+  echo 'DISPLAY is not set: Xvfb is missing on this host, or it does not start.' >&2
+fi
+unset _mb_display _mb_held
 """
 
 
@@ -50,6 +76,13 @@ class Display:
         connection.run(_STOP.format(process=self.process), timeout_s=patient(START_S))
 
 
+def enter(planned: PlannedPackage) -> str:
+    """Return bash for a person's shell, which starts a display if the package needs one."""
+    if DISPLAY not in planned.needs:
+        return ""
+    return _ENTER.format(start=_START.format(alone="setsid "))
+
+
 def start(connection: Connection, planned: PlannedPackage, host: str) -> Display | None:
     """Start a display if the package needs one; systems other than Linux have their own.
 
@@ -57,7 +90,7 @@ def start(connection: Connection, planned: PlannedPackage, host: str) -> Display
     """
     if DISPLAY not in planned.needs:
         return None
-    done = connection.run(_START, timeout_s=patient(START_S))
+    done = connection.run(_START.format(alone=""), timeout_s=patient(START_S))
     if done.exit_status == _NO_PROGRAM:
         raise HostUnavailable(
             f"{host}: the matrix says that it provides a display, and it has no {PROGRAM}.",

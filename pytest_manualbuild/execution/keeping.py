@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import HostError
-from pytest_manualbuild.execution import activation
+from pytest_manualbuild.execution import activation, display
 from pytest_manualbuild.hosts import kept
 from pytest_manualbuild.hosts.base import Connection, Progress, Provider
 from pytest_manualbuild.hosts.kept import Kept, KeptSection
@@ -123,7 +123,7 @@ class Stay:
             return
         self.sections.append(KeptSection(package=_name(planned), folder=folder, failed=failed))
         environment, *build = environments
-        self._enter[folder] = activation.enter(
+        self._enter[folder] = display.enter(planned) + activation.enter(
             planned, environment, build[0] if build else None, folder, self.host.name
         )
 

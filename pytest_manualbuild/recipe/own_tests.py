@@ -9,13 +9,20 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_manualbuild.errors import RecipeError
-from pytest_manualbuild.model import TestFile, TestSection
+from pytest_manualbuild.model import Output, TestFile, TestSection
 
 LABEL = "recipe-tests"
 PATTERN = "tests/test_*.py"
+
+
+def added(folder: Path, output: Output) -> Output:
+    """Return an output of a recipe with the recipe's own test functions; see ``section``."""
+    functions = section(folder, output.sections[0])
+    return replace(output, sections=(*output.sections, functions))
 
 
 def section(folder: Path, first: TestSection) -> TestSection:
