@@ -25,9 +25,11 @@ RUN cp -rn /server/. / && rm -r /server && mkdir -p /run/sshd && touch /etc/fsta
 CMD ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", "/etc/ssh/host_key", \\
      "-o", "PermitRootLogin=yes", "-o", "PidFile=/run/sshd.pid"]
 """
+# Named, as Vagrant would find out the guest by asking for one system after the other: half of `up`.
 _VAGRANTFILE = """\
 Vagrant.configure("2") do |config|
   {more}
+  config.vm.guest = :debian
   config.vm.boot_timeout = {boot_s}
   config.ssh.username = "root"
   config.ssh.sudo_command = "%c"
