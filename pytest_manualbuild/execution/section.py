@@ -93,7 +93,6 @@ class SectionRun:
         ``scripts`` has the recipe's test files by their path. Raises HostError when the host
         failed; the checks that were given no result by then have none.
         """
-        self._display = display.start(connection, self._planned, self._host)
         dialect = _DIALECTS[connection.shell]
         asked = Asked(
             planned=self._planned,
@@ -105,6 +104,7 @@ class SectionRun:
         )
         script, files = dialect.script(asked, connection)
         connection.put(dialect.work(self._folder), files)
+        self._display = display.start(connection, self._planned, self._host)
         if self._display is not None:
             script = self._display.known + script
         running = connection.start(script)
