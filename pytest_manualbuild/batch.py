@@ -96,6 +96,9 @@ class BatchConnection:
     def start(self, script: str) -> _Script:
         """Start a batch script; see ``hosts.base.Connection``."""
         self._release()
+        if how := self._machine.lost():
+            # Wine would go on with a server that knows nothing of what ran before.
+            raise self.lost(how)
         self._number += 1
         path = f"{self._folder}\\script{self._number}.bat"
         call = f"{self._folder}\\call{self._number}.bat"

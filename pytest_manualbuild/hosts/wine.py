@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_manualbuild import shells
 from pytest_manualbuild.batch import BatchConnection
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
 from pytest_manualbuild.hosts import facts
@@ -26,7 +27,6 @@ from pytest_manualbuild.hosts.runs import Run, cache_folder, locked
 from pytest_manualbuild.model import Facts, Host
 from pytest_manualbuild.patience import patient
 from pytest_manualbuild.records import LinkedEnvironment
-from pytest_manualbuild.shells import START_S
 
 ROOT = r"C:\mb"
 """Where our files go on such a host."""
@@ -55,7 +55,8 @@ class WineProvider:
         if found is None:
             connection = self.start(host, run, [], progress)
             try:
-                said = connection.run(facts.WINDOWS_PROBE, timeout_s=patient(START_S)).stdout
+                asks_s = patient(shells.START_S)
+                said = connection.run(facts.WINDOWS_PROBE, timeout_s=asks_s).stdout
             finally:
                 connection.close()
             notes = tuple(note.format(version=version()) for note in _NOTES)
@@ -86,6 +87,12 @@ class WineProvider:
                 for one in environments:
                     progress("copying the environment")
                     machine.deliver(one)
+                if how := machine.lost():
+                    raise HostLost(
+                        f"{host.name}: the host was lost: {how}.",
+                        remedy="Look at the host and run again; this says nothing about the"
+                        " package.",
+                    )
         except BaseException:
             machine.close()
             raise
@@ -148,6 +155,11 @@ class _WineMachine:
                 f"{self._host.name}: the environment cannot be copied: {error}.",
                 remedy="Is the disk full?",
             ) from error
+        if not (self._path(one.prefix) / "conda-meta").is_dir():
+            raise EnvironmentBroken(
+                f"{self._host.name}: the environment did not arrive whole.",
+                remedy="Run again; was a part of the cache removed meanwhile?",
+            )
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write files; see ``batch.Machine``."""
@@ -298,7 +310,7 @@ def version() -> str:
         env={"PATH": PROGRAMS, "WINEDEBUG": "-all"},
         capture_output=True,
         text=True,
-        timeout=START_S,
+        timeout=shells.START_S,
         check=False,
     )
     return (done.stdout.split() or ["wine"])[0]
