@@ -117,12 +117,24 @@ class HostError(ManualBuildError):
 
 @contextlib.contextmanager
 def during(phase: str) -> Iterator[None]:
-    """Write into a HostError what was under way; the innermost word stays."""
+    """Write into a HostError what was under way; the innermost word stays.
+
+    What is no error of ours becomes one, so that it is known at least when it came up.
+    """
     try:
         yield
     except HostError as error:
         error.phase = error.phase or phase
         raise
+    except ManualBuildError:
+        raise
+    except Exception as error:
+        fault = HostError(
+            f"Internal error: {type(error).__name__}: {error}.",
+            remedy="Please report it with the log.",
+        )
+        fault.phase = phase
+        raise fault from error
 
 
 class HostUnavailable(HostError):

@@ -252,7 +252,14 @@ class FarMachine:
         self.write({unpack: _lines(_UNPACK.format(tar=_TAR, archive=far, prefix=one.prefix))})
         with tempfile.TemporaryDirectory(dir=self._run.folder) as folder:
             archive = Path(folder, "environment.tgz")
-            delivery.pack(Path(one.path), archive.open("wb"), zstd=False)
+            try:
+                delivery.pack(Path(one.path), archive.open("wb"), zstd=False)
+            except OSError as error:
+                raise EnvironmentBroken(
+                    f"{self._name}: the environment cannot be packed in {self._run.folder}:"
+                    f" {error.strerror or error}.",
+                    remedy="Free some space there, or name another folder with MANUALBUILD_CACHE.",
+                ) from error
             self.send(archive, far)
         # Where one file cannot be made, it goes on to the last one, and says so at its end.
         unpacked = self._folder.cmd(unpack, timeout_s=patient(delivery.DELIVER_S)) == 0
