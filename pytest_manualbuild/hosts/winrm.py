@@ -84,6 +84,8 @@ class WinrmProvider:
             )  # fmt: skip
             try:
                 with contextlib.closing(Client(host)) as client:
+                    if "shell" in entry:
+                        client.end(entry["shell"])
                     folder = OwnFolder(client.words, entry["folder"], run.run_id)
                     if far_windows.swept(host, folder, _SWEEP_S):
                         removed.append(f"folder {entry['folder']} on {host.address}")
@@ -117,6 +119,11 @@ class _WinrmMachine(FarMachine):
     def connect(self) -> None:
         """Make the connection; see ``FarMachine``."""
         self._client = Client(self._host)
+        # A server that hangs may start later what we told it, and then it waits for us for ever.
+        known = {**self._made, "shell": self._client.shell_id}
+        self._run.expect(**known)
+        self._run.gone(**self._made)
+        self._made = known
 
     @property
     def _calls(self) -> Client:

@@ -21,6 +21,8 @@ from pytest_manualbuild.model import Host
 
 _CONNECT_S = 15
 _OPERATION_S = 20
+_ANSWER_S = 5
+"""How much longer than an operation its answer may take."""
 _SEALED = ("multipart/encrypted;", "multipart/x-multi-encrypted;")
 _LOG_IN = 401
 _TIMED_OUT = 2150858793
@@ -52,7 +54,7 @@ class Client:
             cert_validation=str(Path(host.ca_file).expanduser()) if host.ca_file else True,
             connection_timeout=_CONNECT_S,
             operation_timeout=_OPERATION_S,
-            read_timeout=_OPERATION_S + 5,
+            read_timeout=_OPERATION_S + _ANSWER_S,
         )
         if not host.https:
             _want_sealed(self._wsman.transport)
@@ -112,6 +114,21 @@ class Client:
         with self.asking():
             made.open()
         return made
+
+    @property
+    def shell_id(self) -> str:
+        """What names the shell of ours, also to a later connection."""
+        return str(self._shell.id)
+
+    def end(self, shell_id: str) -> None:
+        """End a shell that an earlier connection left, with all that runs in it."""
+        from pypsrp.exceptions import WSManFaultError  # noqa: PLC0415 # an extra
+        from pypsrp.wsman import SelectorSet  # noqa: PLC0415 # an extra
+
+        selectors = SelectorSet()
+        selectors.add_option("ShellId", shell_id)
+        with self.asking(), contextlib.suppress(WSManFaultError):  # it may be gone already
+            self._wsman.delete(self._shell.resource_uri, selector_set=selectors)
 
     def words(self, *words: str, timeout_s: float) -> Done:
         """Run words to their end; HostLost when that takes too long."""
@@ -195,7 +212,7 @@ class Command:
         from pypsrp.exceptions import WSManFaultError  # noqa: PLC0415 # an extra
         from pypsrp.shell import SignalCode  # noqa: PLC0415 # an extra
 
-        with contextlib.suppress(WSManFaultError):
+        with self._client.asking(), contextlib.suppress(WSManFaultError):
             self._process.signal(SignalCode.TERMINATE)
 
     def close(self) -> None:
