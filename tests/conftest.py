@@ -20,10 +20,13 @@ import sshd
 import vagrantfiles
 
 from pytest_manualbuild import hosts, shells
+from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.hosts import ssh
-from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.hosts.runs import Run, cache_folder
+from pytest_manualbuild.model import Facts
 
 if TYPE_CHECKING:
+    from faults import Case
     from windows_ssh import WindowsSsh
     from windows_winrm import WindowsWinrm
 
@@ -50,8 +53,9 @@ test:
 
 
 LONGEST = (
-    "test_kinds_", "test_upload", "test_run.", "test_hostile_packages", "test_keep", "test_hosts",
-    "test_v1_run", "test_v1_gate", "test_people", "test_semantics", "test_recipe_tests",
+    "test_faults_", "test_kinds_", "test_upload", "test_run.", "test_hostile_packages",
+    "test_keep", "test_hosts", "test_v1_run", "test_v1_gate", "test_people",
+    "test_semantics", "test_recipe_tests",
 )  # fmt: skip
 """How the names of the files begin that take longest, each half a minute or so."""
 
@@ -480,3 +484,56 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shells, "HEARTBEAT_S", impatience.HEARTBEAT_S)
     monkeypatch.setattr(shells, "SILENCE_S", impatience.SILENCE_S)
     monkeypatch.setattr(ssh, "_END_S", 2.0)
+
+
+@pytest.fixture(scope="module")
+def linker() -> Iterator[Environments]:
+    """What makes environments, once for all tests of a file."""
+    with Environments(cache_folder(), ()) as made:
+        yield made
+
+
+@pytest.fixture
+def odd(
+    tmp_path: Path, linker: Environments, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Case]:
+    """A run of an odd package on a host that the test breaks, of which nothing is left after it."""
+    del impatient
+    import faults
+
+    faults.hasten(monkeypatch)
+    with faults.case(tmp_path, linker) as made:
+        yield made
+
+
+@pytest.fixture(params=["ssh", "winrm"])
+def far_windows(
+    request: pytest.FixtureRequest, odd: Case, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WindowsSsh]:
+    """The stand-in for Windows behind one of its servers, to be broken."""
+    del odd  # which shortens limits that wine needs, and looks last for what is left
+    named = "winrm_server" if request.param == "winrm" else "windows_server"
+    server: WindowsSsh = request.getfixturevalue(named)  # which skips where wine is missing
+    import windows_faults
+
+    windows_faults.hasten(monkeypatch)
+    yield server
+    server.switch_on()
+
+
+@pytest.fixture(scope="module")
+def known_facts() -> list[Facts]:
+    """What a stand-in for Windows said of itself, once it was asked."""
+    return []
+
+
+@pytest.fixture
+def known_windows(
+    far_windows: WindowsSsh, known_facts: list[Facts], monkeypatch: pytest.MonkeyPatch
+) -> WindowsSsh:
+    """The same, which is asked only once what it is: that takes wine its time."""
+    import faults
+    import windows_faults
+
+    faults.ask_once(windows_faults.kind(far_windows), known_facts, monkeypatch)
+    return far_windows

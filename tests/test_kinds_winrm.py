@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -122,18 +121,13 @@ def test_a_package_is_tested_and_neither_it_nor_the_password_stays_anywhere(
 def test_tls_is_used_and_only_with_a_certificate_that_is_trusted(
     winrm_server: WindowsWinrm, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = (
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-        "/CN=far", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout",
-        "tls.key", "-out", "tls.pem",
-    )  # fmt: skip
-    subprocess.run(words, cwd=winrm_server.folder, check=True, capture_output=True)
+    certificate = windows_winrm.make_certificate(winrm_server.folder, "tls")
     monkeypatch.setattr(winrm_server, "scheme", "https")
     winrm_server.cut()
 
     with pytest.raises(HostUnavailable, match="no certificate that we trust"):
         start(host(winrm_server, https=True), run)
-    trusted = host(winrm_server, https=True, ca_file=str(winrm_server.folder / "tls.pem"))
+    trusted = host(winrm_server, https=True, ca_file=str(certificate))
     connection = start(trusted, run)
     said = connection.run("@echo hello\n", timeout_s=SHORT_S)
     connection.close()

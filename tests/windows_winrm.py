@@ -61,6 +61,17 @@ class WindowsWinrm(WindowsSsh):
         self._start(__file__, self.scheme, NTLM_USER_FILE=str(users))
 
 
+def make_certificate(folder: Path, name: str) -> Path:
+    """Make ``NAME.key`` and ``NAME.pem``, a certificate of this machine; return the latter."""
+    words = (
+        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+        "/CN=far", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{name}.key", "-out",
+        f"{name}.pem",
+    )  # fmt: skip
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    return folder / f"{name}.pem"
+
+
 class Fault(Exception):
     """What the server refuses, with the code of Windows."""
 
