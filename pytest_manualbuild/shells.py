@@ -232,7 +232,7 @@ class ShellConnection:
             if isinstance(event, Exit):
                 self._ended = True
                 if self._is_job and self._framing.group is None and not self._killed:
-                    raise self._lost("our script did not reach it whole; is its disk full?")
+                    raise self._lost("our script did not reach it whole (is its disk full?)")
             if event is not None:
                 return event
             if self._killed and not self._ended:
@@ -308,7 +308,7 @@ class ShellConnection:
         else:
             self._send(f"mkdir -p {shlex.quote(folder)}\n" + self._say("put", "$?"))
         if self._answer("put", patient(PUT_S)) != "0":
-            raise self._lost("files cannot be written on it; is its disk full?")
+            raise self._lost("files cannot be written on it (is its disk full?)")
 
     def _unpacking(self, folder: str, files: Mapping[str, bytes]) -> str:
         packed = io.BytesIO()

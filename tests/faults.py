@@ -24,7 +24,7 @@ from conftest import command, small_disk, write_package
 from pytest_manualbuild import hosts, matrix, plan, shells
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.execution.engine import Engine, Settings
-from pytest_manualbuild.execution.section import Limits
+from pytest_manualbuild.execution.section import Limits, SectionRun
 from pytest_manualbuild.hosts import delivery
 from pytest_manualbuild.hosts import rootfs as rootfs_kind
 from pytest_manualbuild.hosts import ssh as ssh_kind
@@ -34,6 +34,7 @@ from pytest_manualbuild.records import CheckResult, Outcome
 
 IMAGE = "manualbuild/debian-12:test"
 TESTS = "test:\n  commands:\n    - 'true'\n    - sleep 600\n    - 'true'\n"
+WITH_A_FILE = "test:\n  files:\n    - data.txt\n  commands:\n    - test -s data.txt\n"
 NOISE = "test:\n  commands:\n    - head -c 9000000 /dev/zero\n"
 BREAKS = ["kill", "hang"]
 NO_CHECK_PASSED, ONE_COMMAND_PASSED = 0, 2
@@ -66,12 +67,13 @@ class Case:
         act: Callable[[], None] | None = None,
         *,
         tests: str = TESTS,
+        files: dict[str, str] | None = None,
         staged: Mapping[str, str | bytes] | None = None,
         subdir: str = "linux-64",
     ) -> list[CheckResult]:
         """Run the package on a host, act when its first command has passed; clean up, and look."""
         of = subdir if subdir.startswith("win-") else "noarch"
-        recipe = write_package(self.folder, tests, staged=staged, subdir=of)
+        recipe = write_package(self.folder, tests, files, staged=staged, subdir=of)
         text = f'[hosts.odd]\nsubdir = "{subdir}"\n{host}'
         planned = plan.make(recipe, None, matrix.parse(text, "faults.toml"), None)
         (package,) = planned.packages
@@ -230,6 +232,13 @@ def strike(case: Case, kind: str, fault: str) -> None:
                     os.kill(int(one), name)
 
 
+def fill(disk: Path) -> None:
+    """Leave no room on a disk."""
+    with suppress(OSError), (disk / "full").open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+
+
 def before(
     monkeypatch: pytest.MonkeyPatch, where: type[object], name: str, act: Callable[[], object]
 ) -> None:
@@ -313,6 +322,16 @@ def ends_the_tests_and_goes(
 
     found = case.results(entry, shut_down)
     case.recover()
+    return found
+
+
+def has_no_room_for_the_tests(
+    case: Case, entry: str, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[CheckResult]:
+    """Fill a host's disk before the files of the tests are written to it."""
+    before(monkeypatch, SectionRun, "run", lambda: fill(disk))
+    found = case.results(entry, tests=WITH_A_FILE, files={"data.txt": "data" * 5000})
+    (disk / "full").unlink()
     return found
 
 

@@ -164,6 +164,17 @@ def test_a_host_that_ends_the_tests_and_then_goes_is_an_error(
     broken(found, "running", "host-lost", passed=ONE_COMMAND_PASSED)
 
 
+def test_running_in_a_root_where_the_disk_is_full(
+    odd: Case, rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(odd.folder / "disk", "600k") as disk:
+        monkeypatch.setattr(odd.run, "folder", disk)
+        entry = f'kind = "rootfs"\nroot = "{rootfs}"'
+        found = faults.has_no_room_for_the_tests(odd, entry, disk, monkeypatch)
+
+    broken(found, "running", "host-lost")
+
+
 # -- collecting
 
 

@@ -100,6 +100,16 @@ def test_a_host_that_ends_the_tests_and_then_goes_is_an_error(
     broken(found, "running", "host-lost", passed=ONE_COMMAND_PASSED)
 
 
+def test_running_on_this_machine_where_the_disk_is_full(
+    odd: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(odd.folder / "disk", "600k") as disk:
+        monkeypatch.setattr(odd.run, "folder", disk)
+        found = faults.has_no_room_for_the_tests(odd, LOCAL, disk, monkeypatch)
+
+    broken(found, "running", "host-lost")
+
+
 # -- collecting
 
 

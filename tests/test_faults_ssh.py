@@ -128,6 +128,18 @@ def test_a_host_that_ends_the_tests_and_then_goes_is_an_error(
     broken(found, "running", "host-lost", passed=ONE_COMMAND_PASSED)
 
 
+def test_running_over_ssh_where_the_disk_is_full(
+    odd: Case, ssh_server: sshd.Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(odd.folder / "disk", "600k") as disk:
+        entry = far(ssh_server, f'root = "{disk}"')
+        found = faults.has_no_room_for_the_tests(odd, entry, disk, monkeypatch)
+        hosts.sweep(odd.run)
+        assert list(disk.iterdir()) == []
+
+    broken(found, "running", "host-lost")
+
+
 # -- collecting
 
 

@@ -41,16 +41,10 @@ def test_where_the_machines_disk_is_full(
 ) -> None:
     size = "4k" if phase == "provisioning" else "2m"
     with small_disk(known_windows.drive / "small", size) as disk:
-
-        def fill() -> None:
-            with (disk / "full").open("wb", buffering=0) as file:
-                while file.write(b"x" * 65536) == 65536:
-                    pass
-
         if phase == "provisioning":
-            fill()
+            faults.fill(disk)
         elif phase == "running":
-            faults.before(monkeypatch, BatchConnection, "put", fill)
+            faults.before(monkeypatch, BatchConnection, "put", lambda: faults.fill(disk))
         noise = os.urandom(1_000_000 if phase == "delivering" else 1000).hex()
         found = results(odd, known_windows, more=SMALL, staged={"share/big": noise})
         assert list(disk.glob("mb-*")) == []

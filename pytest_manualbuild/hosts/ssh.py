@@ -241,7 +241,7 @@ class SshConnection(shells.ShellConnection):
         folder = shlex.quote(self._made["folder"])
         self._send(_KEEP.format(folder=folder) + self._say("kept", "$?"))
         if self._answer("kept", patient(shells.START_S)) != "0":
-            raise self._lost("its folder cannot be kept; is its disk full?")
+            raise self._lost("its folder cannot be kept (is its disk full?)")
         made = {**self._made, "place": self._made["folder"]}
         self.close()
         return made
