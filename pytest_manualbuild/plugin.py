@@ -101,6 +101,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if recipe is None:
         return
     early_config.known_args_namespace.noconftest = True
+    # What is loaded from here on stays: looking for garbage in it takes a fiftieth of a short run.
+    gc.disable()
     folder = Path(recipe).resolve()
     found = early_config.inipath
     if found is not None and found.resolve().is_relative_to(folder):
@@ -144,6 +146,8 @@ def pytest_configure(config: pytest.Config) -> None:
     active = controller.begin(config)
     config.stash[_SESSION] = active
     config.pluginmanager.register(active, "manualbuild-session")
+    gc.freeze()
+    gc.enable()
 
 
 def _import_nothing_strange(config: pytest.Config, recipe: Path) -> None:
