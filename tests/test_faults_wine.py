@@ -166,7 +166,7 @@ def test_delivering_what_is_gone_from_the_cache(
 def test_delivering_where_the_disk_is_full(
     odd: Case, known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_a_small_disk(monkeypatch, "deliver")
+    on_a_small_disk(monkeypatch, "deliver", odd.folder / "trial")
 
     found = odd.results(
         known, tests=TESTS, staged={"share/big": os.urandom(400_000).hex()}, subdir="win-64"
@@ -175,8 +175,10 @@ def test_delivering_where_the_disk_is_full(
     broken(found, "delivering", "environment")
 
 
-def on_a_small_disk(patch: pytest.MonkeyPatch, name: str) -> None:
+def on_a_small_disk(patch: pytest.MonkeyPatch, name: str, trial: Path) -> None:
     """Have no room in our folder on the host while a method of the machine is called."""
+    with small_disk(trial, "64k"):  # else it would skip in a thread of the engine
+        pass
     method = getattr(Machine, name)
 
     def cramped(self: wine._WineMachine, *args: object) -> object:
@@ -232,7 +234,7 @@ def test_running_on_a_host_that_hangs_since_files_were_delivered(
 def test_running_where_the_disk_is_full(
     odd: Case, known: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_a_small_disk(monkeypatch, "write")
+    on_a_small_disk(monkeypatch, "write", odd.folder / "trial")
 
     broken(odd.results(known, tests=TESTS, subdir="win-64"), "running", "host-lost")
 
