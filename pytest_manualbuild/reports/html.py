@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined, Template
 from jinja2.bccache import Bucket
 
 from pytest_manualbuild.evidence import Evidence
-from pytest_manualbuild.hosts.runs import cache_folder
 from pytest_manualbuild.model import Check, CheckKey, CheckKind, PlannedPackage
 from pytest_manualbuild.records import CheckResult, HostRecord, Outcome
 from pytest_manualbuild.reports.terminal import word
@@ -94,20 +95,27 @@ def render(evidence: Evidence) -> str:
 
 
 class _Compiled(FileSystemBytecodeCache):
-    """Keeps the template compiled, which takes longer than to fill it in; does without a disk."""
+    """Keeps the template compiled, which takes longer than to fill it in, where Python keeps ours.
+
+    Not in the cache of the user: what is loaded from here is run, and of a cache nothing is.
+    """
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        try:
+            super().load_bytecode(bucket)
+        except Exception:  # noqa: BLE001 # whatever is wrong with the file, it is made anew
+            bucket.reset()
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        with contextlib.suppress(OSError):
-            super().dump_bytecode(bucket)
+        if not sys.dont_write_bytecode:
+            with contextlib.suppress(OSError):
+                super().dump_bytecode(bucket)
 
 
 def _template() -> Template:
-    compiled = cache_folder() / "templates"
-    with contextlib.suppress(OSError):
-        compiled.mkdir(parents=True, exist_ok=True)
     environment = Environment(
         loader=PackageLoader("pytest_manualbuild", "reports"),
-        bytecode_cache=_Compiled(str(compiled)),
+        bytecode_cache=_Compiled(str(Path(__file__).parent / "__pycache__")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
