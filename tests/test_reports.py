@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+import pytest
 from defusedxml import ElementTree
 
 from conftest import results, run_local, write_package
-from pytest_manualbuild.hosts.runs import cache_folder
 from pytest_manualbuild.reports import html
 
 HOSTILE = """\
@@ -59,7 +59,10 @@ def test_the_page_says_why_a_run_is_not_enough(tmp_path: Path) -> None:
     assert "2 of 3 checks were not selected" in "".join(texts(root, "li"))
 
 
-def test_what_is_kept_of_the_template_may_be_spoilt_and_is_in_no_cache(tmp_path: Path) -> None:
+def test_what_is_kept_of_the_template_may_be_spoilt_and_is_in_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANUALBUILD_CACHE", str(tmp_path / "cache"))
     write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
     for kept in Path(html.__file__).parent.glob("__pycache__/__jinja2*"):
         kept.write_bytes(kept.read_bytes()[:20])
@@ -68,4 +71,4 @@ def test_what_is_kept_of_the_template_may_be_spoilt_and_is_in_no_cache(tmp_path:
 
     assert ran.status == 0, ran.out
     assert texts(page(tmp_path), "script") == []
-    assert list(cache_folder().rglob("__jinja2*")) == []
+    assert list((tmp_path / "cache").rglob("__jinja2*")) == []
