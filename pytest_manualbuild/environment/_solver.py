@@ -40,7 +40,12 @@ def _applicable(index: dict[str, Any], virtual: dict[str, str]) -> str:
 
 class _Solver:
     def __init__(self) -> None:
+        import rattler  # noqa: PLC0415 # only in this child
+
         self._solutions: dict[str, list[Any]] = {}
+        # Each new client reads all certificates of the system: longer than a small environment.
+        self._client = rattler.Client.default_client()
+        self._gateway = rattler.Gateway(client=self._client)
 
     async def solve(self, asked: dict[str, Any]) -> dict[str, Any]:
         import rattler  # noqa: PLC0415 # only in this child
@@ -54,6 +59,7 @@ class _Solver:
             records = await rattler.solve(
                 sources=asked["channels"],
                 specs=asked["specs"],
+                gateway=self._gateway,
                 platforms=[asked["subdir"], "noarch"],
                 virtual_packages=[
                     rattler.GenericVirtualPackage(
@@ -95,6 +101,7 @@ class _Solver:
                 self._solutions[asked["solution"]],
                 asked["target"],
                 cache_dir=asked["cache"],
+                client=self._client,
                 platform=rattler.Subdir(asked["subdir"]),
                 execute_link_scripts=False,
                 show_progress=False,
@@ -115,7 +122,7 @@ class _Solver:
 
 
 async def _serve(answers: int) -> None:
-    solver = _Solver()
+    solver = _Solver()  # before anybody waits for it
     loop = asyncio.get_running_loop()
     verbs = {"solve": solver.solve, "link": solver.link, "index": solver.index}
 
@@ -132,8 +139,6 @@ async def _serve(answers: int) -> None:
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
-    import rattler  # noqa: F401, PLC0415 # loaded while nobody waits for it
-
     await asyncio.Event().wait()
 
 
