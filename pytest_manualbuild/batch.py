@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost
@@ -165,6 +165,9 @@ class BatchConnection:
         self._machine.write(
             {f"{folder}\\{name.replace('/', chr(92))}": data for name, data in files.items()}
         )
+
+    def make(self, folders: Sequence[str]) -> None:
+        """Make no folders: here they come with the files, and are made by the scripts."""
 
     def close(self) -> None:
         """Release the host; see ``hosts.base.Connection``."""

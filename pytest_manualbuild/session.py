@@ -91,6 +91,14 @@ class Session:
         if self.functions is not None:
             self._selected += self.functions.select(session.items)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report a check; the recipe's own functions are pytest's."""
+        if not isinstance(item, CheckItem):
+            return None
+        item.protocol()
+        return True
+
     def _recipe_tests(self) -> RecipeTests:
         """Return the plugin of the recipe's own test functions, registered."""
         from pytest_manualbuild.recipe_fixtures import NAME  # noqa: PLC0415 # testinfra is slow

@@ -49,6 +49,8 @@ kill -9 -1 2>/dev/null
 They leave process 1, the control shell and its latest job; zombies are nothing. The kernel kills
 all in one call, so that none escapes by forking meanwhile.
 """
+MARK = "_mb_define"
+"""The variable, which is not exported, with the definition of ``mark`` in a script that runs."""
 _WHOLE = "#whole"
 READ_SCRIPT = (
     # The second way is slow, for systems that have no such files: it takes a character at a time.
@@ -165,6 +167,7 @@ class ShellConnection:
             f"_mb_problem=\n{prepare}"
             f'[ -n "$_mb_problem" ] || mkdir -p {self._folder}/home {self._folder}/tmp'  # noqa: S108 # in our folder
             " || _mb_problem=folder\ncommand -v bash >/dev/null 2>&1 || _mb_problem=bash\n"
+            "_mb_cpus=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)\n"
             + _TOOLS
             + self._say("ready", '"$_mb_problem"')
         )
@@ -187,12 +190,15 @@ class ShellConnection:
         self._killed = self._ended = False
         self._is_job = True
         mark = f"\\036{mark_nonce}:mark:%s\\036"
-        header = (
-            f"printf '\\036{mark_nonce}:group:%s\\036' $$\n"
-            "exec 200>&1 201>&2\n"
+        define = (
             "mark() { local _mb_status=$?; "
             f"builtin printf '{mark}' \"$1\" >&200; builtin printf '{mark}' \"$1\" >&201; "
             "return $_mb_status; } 2>/dev/null\n"
+        )
+        header = (
+            f"printf '\\036{mark_nonce}:group:%s\\036' $$\n"
+            "exec 200>&1 201>&2\n"
+            f"{MARK}={shlex.quote(define)}\n{define}"
         )
         text = _as_format(whole(f"{header}{script}\n"))
         exit_marker = self._exit_marker(exit_nonce)
@@ -209,12 +215,11 @@ class ShellConnection:
 
     def _exports(self) -> str:
         """Return assignments of the variables, as ``env`` and shells take them."""
-        return " ".join(
-            f"{name}={shlex.quote(value)}" for name, value in self.environment().items()
-        )
+        given = [f"{name}={shlex.quote(value)}" for name, value in self.environment().items()]
+        return " ".join([*given, 'CPU_COUNT="$_mb_cpus"'])
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that every script begins with, and no others."""
+        """Return the variables that every script begins with, beside the host's CPU_COUNT."""
         folder = self._plain_folder
         return {
             "PATH": SYSTEM_PATH,
@@ -306,9 +311,18 @@ class ShellConnection:
         if files:
             self._send(self._unpacking(folder, files))
         else:
-            self._send(f"mkdir -p {shlex.quote(folder)}\n" + self._say("put", "$?"))
+            place = shlex.quote(folder)
+            self._send(f"[ -d {place} ] || mkdir -p {place}\n" + self._say("put", "$?"))
         if self._answer("put", patient(PUT_S)) != "0":
             raise self._lost("files cannot be written on it (is its disk full?)")
+
+    def make(self, folders: Sequence[str]) -> None:
+        """Make folders of the host; see ``hosts.base.Connection``."""
+        self._framing.answers.pop("put", None)
+        places = " ".join(map(shlex.quote, folders))
+        self._send(f"mkdir -p {places}\n" + self._say("put", "$?"))
+        if self._answer("put", patient(PUT_S)) != "0":
+            raise self._lost("folders cannot be made on it (is its disk full?)")
 
     def _unpacking(self, folder: str, files: Mapping[str, bytes]) -> str:
         packed = io.BytesIO()

@@ -38,6 +38,7 @@ unset _mb_script
 {after}"""
 # For people, who want a shell although, or because, a script of the environment fails.
 _ENTER = """\
+export CPU_COUNT=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 cd {work}
 {activate}{too}cd {work}
 unset _mb_script
@@ -104,5 +105,4 @@ def _post_link(installed: InstalledPackage, marks: Marks) -> str:
 def _variables(artifact: Artifact, environment: LinkedEnvironment, work: str) -> str:
     values = documented(artifact, environment, work, builder_subdir(artifact.subdir))
     lines = [f"export {name}={shlex.quote(value)}" for name, value in sorted(values.items())]
-    lines.append('export CPU_COUNT="$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)"')
     return "\n".join(lines) + "\n"

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 
 MOST_NAMES = 5
 
-# The kernel's count of processes of this container that were killed for want of memory.
+# The kernel's count of processes of this container that were killed for want of memory. As of all
+# that is here, no process begins for it alone.
 _OOM = """\
+_mb_oom=
 for _mb_file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
   [ ! -r "$_mb_file" ] || while read -r _mb_key _mb_value; do
-    [ "$_mb_key" != oom_kill ] || echo "$_mb_value"
-  done <"$_mb_file"
-done"""
+    [ "$_mb_key" != oom_kill ] || _mb_oom=$_mb_value
+  done 2>/dev/null <"$_mb_file"
+done
+"""
 # A kernel's time of files goes on in steps of milliseconds: what is written in the same step as
 # ours would not be newer.
 _NEXT_STEP = """\
@@ -32,25 +35,20 @@ unset _mb_tries
 _LOOK = """\
 cd {folder} || exit 0
 read -r before <started
-oom() {{ {oom}
-}}
-now=$(oom)
-case $now$before in *[!0-9]*) now= before= ;; esac
-[ "${{now:-0}}" = "${{before:-0}}" ] || printf 'oom %s\\0' $((now - ${{before:-0}}))
-find work "$HOME" "$TMPDIR" -type f -newer started \\( -name core -o -name 'core.[0-9]*' \\) \\
-  -exec printf 'core %s\\0' {{}} + 2>/dev/null
-if [ -d {prefix}/conda-meta ] && cd {prefix}; then
-  find . \\( -newer {folder}/started -o -cnewer {folder}/started -links 1 \\) \\
-    ! -type d ! -name '*.pyc' -exec printf 'changed %s\\0' {{}} + 2>/dev/null
-else
-  printf 'gone \\0'
-fi
+{oom}case $_mb_oom$before in *[!0-9]*) _mb_oom= before= ;; esac
+[ "${{_mb_oom:-0}}" = "${{before:-0}}" ] || printf 'oom %s\\0' $((_mb_oom - ${{before:-0}}))
+here=.
+[ -d {prefix}/conda-meta ] && cd {prefix} || {{ here=; printf 'gone \\0'; }}
+find $here {folder}/work "$HOME" "$TMPDIR" \\( -path './*' ! -type d ! -name '*.pyc' \\
+  \\( -newer {folder}/started -o -cnewer {folder}/started -links 1 \\) \\
+  -exec printf 'changed %s\\0' {{}} + \\) -o \\( ! -path './*' -type f -newer {folder}/started \\
+  \\( -name core -o -name 'core.[0-9]*' \\) -exec printf 'core %s\\0' {{}} + \\) 2>/dev/null
 """
 
 
 def before(folder: str) -> str:
     """Return bash that notes, in a file of that folder, when the tests begin."""
-    noted = f"{{ {_OOM}\n}} 2>/dev/null >{shlex.quote(folder)}/started\n"
+    noted = f"{_OOM}echo $_mb_oom >{shlex.quote(folder)}/started\nunset _mb_file _mb_oom\n"
     return noted + _NEXT_STEP.format(folder=shlex.quote(folder))
 
 
@@ -59,10 +57,11 @@ def after(folder: str, prefix: str) -> str:
     return _LOOK.format(folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM)
 
 
-def findings(said: bytes, left: Sequence[str]) -> list[str]:
+def findings(said: bytes, left: Sequence[str], folder: str) -> list[str]:
     """Return sentences on what the tests did beside passing or failing.
 
-    ``said`` is what the script of ``after`` printed, ``left`` the processes that were left behind.
+    ``said`` is what the script of ``after`` printed for that folder, ``left`` the processes that
+    were left behind.
     """
     found: dict[str, list[str]] = {}
     for line in said.decode(errors="backslashreplace").split("\0"):
@@ -74,7 +73,8 @@ def findings(said: bytes, left: Sequence[str]) -> list[str]:
     if killed := found.get("oom"):
         sentences.append(f"{killed[0]} processes of the tests were killed for want of memory")
     if cores := found.get("core"):
-        sentences.append(f"the tests dumped core: {listed(cores)}")
+        names = [name.removeprefix(f"{folder}/") for name in cores]
+        sentences.append(f"the tests dumped core: {listed(names)}")
     if "gone" in found:
         sentences.append("the tests removed the environment")
     if changed := found.get("changed"):

@@ -29,7 +29,7 @@ from pytest_manualbuild.execution import testfiles
 from pytest_manualbuild.execution.keeping import NEVER, Stay
 from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
-from pytest_manualbuild.execution.section import Limits, SectionRun
+from pytest_manualbuild.execution.section import Limits, SectionRun, make_folders
 from pytest_manualbuild.execution.visit import Visit, visit
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
@@ -287,6 +287,8 @@ class Engine:
                 connection = stay.start(provider, environments, desk.progress, planned)
                 desk.reused = desk.reused or stay.reused
             try:
+                with during(_DOING["provision"]):
+                    make_folders(connection, [preparation.placement(one).root for one in left])
                 while left and stay.clean:
                     with desk.phase("run"):
                         self._section(desk, preparation, connection, left.pop(0), stay)

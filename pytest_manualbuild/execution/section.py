@@ -59,6 +59,11 @@ class Limits:
     section_s: float = 7200.0
 
 
+def make_folders(connection: Connection, folders: Sequence[str]) -> None:
+    """Make what test sections with these folders of ours will need, all at once."""
+    connection.make([_DIALECTS[connection.shell].work(folder) for folder in folders])
+
+
 class SectionRun:
     """One run of one package's test section: give it a connection, it gives results."""
 
@@ -129,7 +134,7 @@ class SectionRun:
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
             return False
-        for warning in aftermath.findings(said, left):
+        for warning in aftermath.findings(said, left, self._folder):
             self._warn(warning)
         return True
 

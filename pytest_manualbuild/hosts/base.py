@@ -8,7 +8,7 @@ runs, and blames nobody but the host for what is raised here (``HostError``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -165,6 +165,10 @@ class Connection(Protocol):
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files (relative paths with ``/``) below an absolute folder, which is made."""
+        ...
+
+    def make(self, folders: Sequence[str]) -> None:
+        """Make absolute folders, so that ``put`` need not make each by itself."""
         ...
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.languages.base import BatchSite, Numbered, Parses, Piece, Site
 from pytest_manualbuild.languages.run_test_bat import run_test_bat
 from pytest_manualbuild.model import CheckKind
-from pytest_manualbuild.shells import READ_SCRIPT, whole
+from pytest_manualbuild.shells import MARK, READ_SCRIPT, whole
 
 NAME = "shell"
 PACKAGE = ""
@@ -27,7 +27,7 @@ PACKAGE = ""
 _MARK = '{{ _mb_mark "{word} $?" "$_" && : "$_"; }} 2>/dev/null\n'
 # The name of the mark in there is one that no program has.
 _RUN = """\
-printf '_mb_%s\n%s' "$(declare -f mark)" {text} | "$_mb_bash" -e -c {read} "$_mb_work/run_test.sh"
+printf '_mb_%s\n%s' "${define}" {text} | "$_mb_bash" -e -c {read} "$_mb_work/run_test.sh"
 mark "{ended} ${{PIPESTATUS[1]}}"
 """
 _MOST_TRIES = 256
@@ -64,6 +64,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         text += mark(Said.BEGUN, *numbers) + lines + ended
     return Piece(
         script=_RUN.format(
+            define=MARK,
             text=shlex.quote(whole(text + "exit 0\n")),
             read=shlex.quote(READ_SCRIPT),
             ended=site.marks.new(Said.SHELL_ENDED),
