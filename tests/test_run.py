@@ -237,6 +237,25 @@ def test_python_imports_go_on_after_a_failure(tmp_path: Path, python_channel: st
     }
 
 
+def test_an_import_finds_nothing_loaded_that_python_did_not_load(
+    tmp_path: Path, python_channel: str
+) -> None:
+    write_package(
+        tmp_path,
+        "requirements:\n  run:\n    - python\ntest:\n  imports:\n    - forgetful\n    - json\n"
+        "  files:\n    - forgetful.py\n",
+        {"forgetful.py": "import sys\nsys.modules['traceback'].print_exc\n"},
+    )
+
+    assert run_local(tmp_path, "--channel", python_channel).status == 1
+    outcomes = results(tmp_path / "manualbuild-report")
+    assert {check: said[0] for (_, check), said in outcomes.items()} == {
+        "install": "passed",
+        "imports: forgetful": "failed",
+        "imports: json": "passed",
+    }
+
+
 def examples(built: Path, name: str, cwd: Path, *words: str) -> Ran:
     return run_pytest(
         "--recipe", str(recipe(name)), "--artifacts", str(built / name), "--matrix", CI,

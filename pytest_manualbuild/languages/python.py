@@ -22,11 +22,12 @@ NAME = "python"
 PACKAGE = "python"
 
 # Is told on the descriptor ASK what to import, and answers on ANSWER with the key that came with
-# the name: what else an import writes there is no answer. It keeps what an import may replace.
+# the name: what else an import writes there is no answer. It keeps what an import may replace, and
+# loads nothing that Python had not loaded by itself: a module that forgot an import must fail.
 _DRIVER = """\
-import os, sys, traceback
+import os, sys
 run, read, write, leave, getpid = exec, os.read, os.write, os._exit, os.getpid
-complain, streams, me = traceback.print_exc, [sys.stdout, sys.stderr], os.getpid()
+streams, me = [sys.stdout, sys.stderr], os.getpid()
 os.set_inheritable(ANSWER, False); os.set_inheritable(ASK, False)
 if sys.path[:1] == [""]:
     sys.path[0] = os.getcwd()
@@ -46,7 +47,8 @@ while True:
     except BaseException:
         status = 1
         try:
-            complain()
+            import traceback
+            traceback.print_exc()
         except BaseException:
             pass
     if getpid() != me:
@@ -65,8 +67,10 @@ _mb_keys=({keys})
 _mb_begins=({begins})
 _mb_ends=({ends})
 _mb_say=${{_mb_work%/*}}/say _mb_hear=${{_mb_work%/*}}/hear
-PATH={system} rm -f "$_mb_say" "$_mb_hear"
-PATH={system} mkfifo "$_mb_say" "$_mb_hear"
+PATH={system} mkfifo "$_mb_say" "$_mb_hear" 2>/dev/null || {{
+  PATH={system} rm -f "$_mb_say" "$_mb_hear"
+  PATH={system} mkfifo "$_mb_say" "$_mb_hear"
+}}
 _mb_next=0
 while [ "$_mb_next" -lt {count} ]; do
   mark "${{_mb_begins[_mb_next]}}"
