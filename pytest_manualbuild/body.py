@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import evidence
 from pytest_manualbuild import plan as planning
@@ -22,8 +24,7 @@ RUNS = "runs"
 MOST_RUNS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class Body:
+class Body(msgspec.Struct, frozen=True, kw_only=True):
     """Runs as they were read, and what they say together."""
 
     runs: Mapping[Path, Stored]

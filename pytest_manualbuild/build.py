@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import __version__, build_record, commits, package, recipe
 from pytest_manualbuild.build_record import BuiltFile, Config, Image, Record
@@ -41,8 +43,7 @@ _KEPT = (
 Tell = Callable[[bytes], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be started, and where."""
 
     tool: str

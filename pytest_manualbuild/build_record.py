@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import msgspec
-import yaml
 
 from pytest_manualbuild.commits import Sources
 from pytest_manualbuild.errors import BuildError
@@ -22,16 +20,14 @@ FILE, LOG = "build.json", "log.txt"
 MOST_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The variant file of a build."""
 
     name: str
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Image:
+class Image(msgspec.Struct, frozen=True, kw_only=True):
     """The image of a build, as the engine had it when the build was over."""
 
     name: str
@@ -41,8 +37,7 @@ class Image:
     """``NAME@sha256:...`` in registries; none for an image that was made here."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuiltFile:
+class BuiltFile(msgspec.Struct, frozen=True, kw_only=True):
     """One package that a build made or made again."""
 
     key: str
@@ -57,8 +52,7 @@ class BuiltFile:
         return cls(key=key, sha256=sha256(path), size=path.stat().st_size)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one build."""
 
     made_by: str
@@ -81,7 +75,7 @@ class Record:
     image: Image | None = None
     """None: no container was asked for."""
     log_sha256: str = ""
-    packages: tuple[BuiltFile, ...] = field(default=())
+    packages: tuple[BuiltFile, ...] = msgspec.field(default=())
 
 
 def write(path: Path, record: Record) -> None:
@@ -136,6 +130,8 @@ def image_of(config: Path) -> str | None:
 
     Raises BuildError for a file that cannot be read.
     """
+    import yaml  # noqa: PLC0415 # no run of tests needs it
+
     try:
         value = yaml.load(config.read_text(), Loader=yaml.BaseLoader)  # noqa: S506 # texts alone
         images = value.get("docker_image") if isinstance(value, dict) else None

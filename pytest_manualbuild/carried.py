@@ -13,8 +13,10 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import package, plan, recipe
 from pytest_manualbuild.errors import ArtifactError
@@ -43,8 +45,7 @@ _IMPORT = {
 _LANGUAGE = {".py": "python", ".r": "r", ".lua": "lua", ".pl": "perl"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Carried:
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
     """The tests inside a package."""
 
     sections: tuple[TestSection, ...]

@@ -11,8 +11,10 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.recipe.folder import MOST_BYTES, MOST_FILES, files
@@ -34,8 +36,7 @@ _BUT_BUILT = ("--", ".", ":!build_artifacts")
 _INCOMPLETE = "it lacks files of that commit"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """Where a folder stands in the history of its repository."""
 
     commit: str
@@ -45,8 +46,7 @@ class Sources:
     """The folder, relative to the top of the repository; empty: it is the top."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reviewed:
+class Reviewed(msgspec.Struct, frozen=True, kw_only=True):
     """What a clone says of the commit of a recipe."""
 
     problem: str = ""

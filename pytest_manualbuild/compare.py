@@ -11,9 +11,10 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild.package import archive
 from pytest_manualbuild.package.members import Member
@@ -39,8 +40,7 @@ class Likeness(StrEnum):
     DIFFERS = "differs"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """One file in which two builds differ."""
 
     file: str
@@ -52,8 +52,7 @@ class Difference:
     """Whether it is in both, and other bytes in each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What became of two builds side by side."""
 
     likeness: Likeness
@@ -66,8 +65,7 @@ class Comparison:
         return "\n".join([str(self.likeness), *lines]) + "\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Build:
+class _Build(msgspec.Struct, frozen=True, kw_only=True):
     """One side: what lies in it, and the prefix of its build in each file that has one."""
 
     path: Path

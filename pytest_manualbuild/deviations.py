@@ -6,8 +6,9 @@ A policy may accept them by name; nothing else about them is a matter of taste.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pytest_manualbuild.checks import proving
 from pytest_manualbuild.model import Plan, PlannedPackage
@@ -21,8 +22,7 @@ class Kind(StrEnum):
     EXIT_0 = "exit-0"  # a command ended the shell well, and hid those after it
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deviation:
+class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     """One such case."""
 
     kind: Kind

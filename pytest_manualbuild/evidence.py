@@ -13,11 +13,11 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import build_record, checks, strictjson, untrusted
 from pytest_manualbuild import plan as planning
@@ -44,8 +44,7 @@ _VIEWS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a run found out."""
 
     run_id: str
@@ -66,7 +65,7 @@ class Evidence:
     sources: Sources | None = None
     """The commit of the recipe's folder; None: it was not under git."""
     junit_sha256: str = ""
-    logs: dict[str, str] = field(default_factory=dict)
+    logs: dict[str, str] = msgspec.field(default_factory=dict)
     """sha256 of each log, by its path relative to the folder of the evidence."""
 
 
@@ -268,8 +267,7 @@ def _statement(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """Evidence as it was read back, with what stands around it in the statement."""
 
     evidence: Evidence

@@ -15,9 +15,10 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild.errors import MatrixError
 from pytest_manualbuild.model import NAME_PATTERN, SUBDIRS, Host, Matrix
@@ -25,8 +26,7 @@ from pytest_manualbuild.model import NAME_PATTERN, SUBDIRS, Host, Matrix
 KINDS = ("local", "docker", "rootfs", "ssh", "winrm", "vagrant", "wine")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Key:
+class _Key(msgspec.Struct, frozen=True, kw_only=True):
     type: type
     text: str
     kinds: tuple[str, ...] = KINDS

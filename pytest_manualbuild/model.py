@@ -7,9 +7,11 @@ design: host, check, test section, artifact, environment, outcome, cause.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 
 class CheckKind(StrEnum):
@@ -30,8 +32,7 @@ CheckKey = tuple[str, str, str]
 """(host, package key, check name): what names a result."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One import, command, script or built-in check: one pytest item on each host."""
 
     name: str
@@ -46,8 +47,7 @@ class Check:
     """Position of its test section in the package's, from 0."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestFile:
+class TestFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file that the tests need, as it stands in the recipe folder."""
 
     path: str
@@ -56,16 +56,14 @@ class TestFile:
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Import:
+class Import(msgspec.Struct, frozen=True, kw_only=True):
     """One import, in the language that does it."""
 
     language: str
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContentsRule:
+class ContentsRule(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a ``package_contents`` test."""
 
     kind: str
@@ -76,8 +74,7 @@ class ContentsRule:
     """Whether a file must match, or none may."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestSection:
+class TestSection(msgspec.Struct, frozen=True, kw_only=True):
     """Tests that share an environment of their own: the reviewed text of the tests.
 
     An output of a ``meta.yaml`` has exactly one; one of a ``recipe.yaml`` has one for each of
@@ -101,7 +98,7 @@ class TestSection:
     """A text to run whole; None: the commands are run, or there is nothing to run."""
     interpreter: str = ""
     """The language of ``script``, one of ours; empty: it is for the shell."""
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     cwd: str = ""
     """The folder of commands, script and files, below the prefix; empty: one outside of it."""
     build_requires: tuple[str, ...] = ()
@@ -118,8 +115,7 @@ class TestSection:
     """Why this version cannot run the section, in a sentence; its checks are skipped then."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, kw_only=True):
     """One package that a recipe describes, rendered for one variant."""
 
     name: str
@@ -129,13 +125,13 @@ class Output:
     skip: bool
     sections: tuple[TestSection, ...]
     """At least one, in the order in which they run."""
-    variant: dict[str, str] = field(default_factory=dict)
+    variant: dict[str, str] = msgspec.field(default_factory=dict)
     """The variant keys that it uses, with their values."""
     needs: tuple[str, ...] = ()
     """What its tests need of a host (``extra/manualbuild/needs``)."""
     run: tuple[str, ...] = ()
     """``requirements/run``."""
-    test: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = msgspec.field(default_factory=dict)
     """The test section as the recipe gives it, for people to read."""
     kind: str = "conda"
     """``wheel`` for an output of which no conda package comes, and that nothing tests."""
@@ -143,8 +139,7 @@ class Output:
     """Keys of the test section that conda-build does not know, and that nothing runs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True, kw_only=True):
     """One built package file, as its bytes and its ``info/`` say."""
 
     path: str
@@ -160,7 +155,7 @@ class Artifact:
     noarch: str | None
     depends: tuple[str, ...]
     constrains: tuple[str, ...]
-    variant: dict[str, str] = field(default_factory=dict)
+    variant: dict[str, str] = msgspec.field(default_factory=dict)
     """``info/hash_input.json``: the variant keys that the build used, as text."""
 
     @property
@@ -174,8 +169,7 @@ class Artifact:
         return f"{self.name}-{self.version}-{self.build}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Host:
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One host of the matrix, as its table says."""
 
     name: str
@@ -223,8 +217,7 @@ class Host:
         return self.required and not self.standin
 
 
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
+class Matrix(msgspec.Struct, frozen=True, kw_only=True):
     """The hosts of one matrix file, in its order."""
 
     name: str
@@ -235,8 +228,7 @@ class Matrix:
     """The file itself, for the evidence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What a host really is, as it said itself."""
 
     os_id: str = ""
@@ -256,8 +248,7 @@ class Facts:
     """What the host cannot do or keep, in sentences: network not cut off, and the like."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedPackage:
+class PlannedPackage(msgspec.Struct, frozen=True, kw_only=True):
     """One artifact with what must be tested of it."""
 
     artifact: Artifact
@@ -284,8 +275,7 @@ class PlannedPackage:
         return f"{key} {self.sections[section].label}" if section else key
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One package on one host."""
 
     host: str
@@ -293,8 +283,7 @@ class Cell:
     """The artifact's key."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Checks x packages x hosts: made once, touches no host, is plain JSON."""
 
     recipe: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild import body
 from pytest_manualbuild.gate.policy import Policy
@@ -19,8 +20,7 @@ from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.targets.base import UploadTarget
 
 
-@dataclass(frozen=True, kw_only=True)
-class Served:
+class Served(msgspec.Struct, frozen=True, kw_only=True):
     """One public file, and what was found of it."""
 
     key: str

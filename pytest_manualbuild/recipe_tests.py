@@ -15,12 +15,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from pytest_manualbuild import recipe_fixtures
 from pytest_manualbuild.errors import HostError
@@ -37,8 +37,7 @@ _MOST_TEXT = 64 * 1024
 _WORST = (Outcome.FAILED, Outcome.ERROR, Outcome.SKIPPED, Outcome.PASSED)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Runner:
+class Runner(msgspec.Struct, frozen=True, kw_only=True):
     """What the functions need of the session."""
 
     visit: Callable[[CheckKey], AbstractContextManager[Visit | None]]

@@ -5,8 +5,9 @@ Nothing here reads a file, touches a host or judges. What is asked for is in ``m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from pytest_manualbuild.model import CheckKey, Facts
 
@@ -49,8 +50,7 @@ class Cause(StrEnum):
     NOT_SELECTED = "not-selected"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckResult:
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one check of one package on one host."""
 
     host: str
@@ -76,8 +76,7 @@ class CheckResult:
         return self.host, self.package, self.check
 
 
-@dataclass(frozen=True, kw_only=True)
-class InstalledPackage:
+class InstalledPackage(msgspec.Struct, frozen=True, kw_only=True):
     """One package of an environment, with the bytes that it came from."""
 
     name: str
@@ -88,8 +87,7 @@ class InstalledPackage:
     channel: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinkedEnvironment:
+class LinkedEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     """A conda prefix that is linked on the controller, for delivery to a host."""
 
     path: str
@@ -102,8 +100,7 @@ class LinkedEnvironment:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostRecord:
+class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the evidence says of one host."""
 
     name: str
@@ -113,9 +110,9 @@ class HostRecord:
     message: str = ""
     warnings: tuple[str, ...] = ()
     """What tests did to it beside passing or failing, in sentences."""
-    environments: dict[str, LinkedEnvironment] = field(default_factory=dict)
+    environments: dict[str, LinkedEnvironment] = msgspec.field(default_factory=dict)
     """By package key; that of a section after the first by key and label."""
-    phases_s: dict[str, float] = field(default_factory=dict)
+    phases_s: dict[str, float] = msgspec.field(default_factory=dict)
     """Seconds spent in each phase: provision, environment, run. The host is released after that,
     while the report is written."""
     reused: str = ""
@@ -130,8 +127,7 @@ class Severity(StrEnum):
     NOTE = "note"  # to be known, and no fault
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that the audit found in a package file."""
 
     code: str

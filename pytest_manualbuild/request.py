@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from pytest_manualbuild import attestations, build_record
@@ -29,8 +29,7 @@ from pytest_manualbuild.upload import UploadRefused
 FOLDER = "request"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copy:
+class Copy(msgspec.Struct, frozen=True, kw_only=True):
     """From where to where packages are to be copied on anaconda.org."""
 
     owner: str

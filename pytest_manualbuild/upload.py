@@ -6,10 +6,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild import __version__
 from pytest_manualbuild.errors import UploadError
@@ -31,8 +32,7 @@ class UploadRefused(UploadError):
         self.verdict = verdict
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(msgspec.Struct, frozen=True, kw_only=True):
     """One package of a receipt."""
 
     package: str
@@ -42,8 +42,7 @@ class Published:
     """``published``, ``already there`` or ``would be published``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What was published where, by whom, on which evidence, under which policy."""
 
     where: str
@@ -133,7 +132,7 @@ def _uses(verified: verify.Verification, where: str, policy: Policy) -> list[Use
 
 def _write(path: Path, receipt: Receipt) -> None:
     try:
-        replace_file(path, json.dumps(asdict(receipt), indent=1).encode() + b"\n")
+        replace_file(path, json.dumps(msgspec.to_builtins(receipt), indent=1).encode() + b"\n")
     except OSError as error:
         raise UploadError(
             f"{path}: all is published, but the receipt cannot be written: {error.strerror}.",

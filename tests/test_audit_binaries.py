@@ -6,12 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import compiled
 import pytest
 from audited import make
+from msgspec.structs import replace
 
 from pytest_manualbuild import audit
 from pytest_manualbuild.audit import binaries, forecast

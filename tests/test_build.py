@@ -8,10 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from conftest import LOCAL, META, command, manualbuild, run_local, write_package
 from pytest_manualbuild import build_record, package

@@ -11,13 +11,13 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import faults
 import pytest
 import windows_hosts
 from faults import BREAKS, ONE_COMMAND_PASSED, Case, broken
+from msgspec.structs import replace
 
 from conftest import small_disk
 from pytest_manualbuild import batch

@@ -7,6 +7,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from conftest import LOCAL, ROOT, manualbuild, run_pytest, signer, write_package
@@ -261,7 +262,7 @@ def waive(
     made = waiver(changes or {})
     file = case / "report/waivers" / f"{made.id}.json"
     file.parent.mkdir(exist_ok=True)
-    value = {"kind": approvals.WAIVER, **made.__dict__}
+    value = {"kind": approvals.WAIVER, **msgspec.to_builtins(made)}
     file.write_text(json.dumps(value, default=str))
     signatures.sign(file, keys / who, Role.WAIVER)
 

@@ -7,10 +7,11 @@ Each rule that does not hold is a ``Finding`` with a stable code, described in
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild.audit import contents, leaks
 from pytest_manualbuild.audit.binaries import Binaries
@@ -25,8 +26,7 @@ _ORDER = list(Severity)
 _MOST_FINDINGS = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Audit:
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """What an audit found out about one package file."""
 
     findings: tuple[Finding, ...]
@@ -36,8 +36,7 @@ class Audit:
     depends: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waiver:
+class Waiver(msgspec.Struct, frozen=True, kw_only=True):
     """A finding that a policy accepts, by code and path."""
 
     code: str

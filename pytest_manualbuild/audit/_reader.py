@@ -6,12 +6,13 @@ goes out, in the same order, as soon as it is there. The file is removed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import resource
 import signal
 import sys
 from pathlib import Path
+
+import msgspec
 
 _MOST_MEMORY = 8 << 30  # bytes of address space
 
@@ -39,7 +40,7 @@ def main() -> None:
             found = Binary(file=asked["file"], format=asked["format"], problem=problem)
         Path(asked["path"]).unlink()  # it may be large, and there may be many
         signal.alarm(0)
-        answer = dataclasses.asdict(found) if found is not None else None
+        answer = msgspec.to_builtins(found) if found is not None else None
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

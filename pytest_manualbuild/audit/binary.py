@@ -8,7 +8,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from pytest_manualbuild.records import Finding, Severity
 
@@ -52,8 +53,7 @@ _MOST_DIGITS = 18
 _LEAST = 64  # bytes; what is shorter is no binary, whatever its first bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, kw_only=True):
     """A version that a binary needs of something on its host."""
 
     what: str
@@ -63,8 +63,7 @@ class Need:
     """The symbol, function or library that needs it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Binary:
+class Binary(msgspec.Struct, frozen=True, kw_only=True):
     """What one program or library says of itself."""
 
     file: str
@@ -82,8 +81,7 @@ class Binary:
     """Why it could not be read; the rest is empty then."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package:
+class Package(msgspec.Struct, frozen=True, kw_only=True):
     """What the rules for binaries must know of the package around them."""
 
     subdir: str

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pytest_manualbuild.audit import Audit
 from pytest_manualbuild.audit.binary import FORMATS, Binary, declared, version
@@ -27,8 +28,7 @@ class Forecast(StrEnum):
     UNKNOWN = "unknown"  # the host's versions are not known
 
 
-@dataclass(frozen=True, kw_only=True)
-class Floor:
+class Floor(msgspec.Struct, frozen=True, kw_only=True):
     """The versions that decide what a host can load; None: not known, or not that system."""
 
     glibc: str | None = None
@@ -37,8 +37,7 @@ class Floor:
     """Of the kernel: 6.1 is Windows 7, 10.0 is 10 and 11."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be expected on one host, and the file and symbol that decide it."""
 
     host: str

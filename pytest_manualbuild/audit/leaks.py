@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
+
+import msgspec
 
 from pytest_manualbuild.records import Finding, Severity
 
@@ -36,8 +37,7 @@ _PROSE = frozenset(
 _PLACEHOLDER = b"hold_placehold_"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True, kw_only=True):
     plain: bytes | re.Pattern[bytes]
     """An expression starts with a fixed text, without which its search would be slow."""
     exact: tuple[tuple[str, re.Pattern[bytes]], ...]
@@ -92,8 +92,7 @@ _RULES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaks:
+class Leaks(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in one file."""
 
     findings: tuple[Finding, ...] = ()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 import pytest_manualbuild
 from pytest_manualbuild.audit import Audit
@@ -42,9 +43,9 @@ def to_json(
         "packages": [
             {
                 "package": package,
-                "findings": [dataclasses.asdict(found) for found in audit.findings],
-                "binaries": [dataclasses.asdict(binary) for binary in audit.binaries],
-                "predictions": [dataclasses.asdict(p) for p in predictions.get(package, ())],
+                "findings": [msgspec.to_builtins(found) for found in audit.findings],
+                "binaries": [msgspec.to_builtins(binary) for binary in audit.binaries],
+                "predictions": [msgspec.to_builtins(p) for p in predictions.get(package, ())],
             }
             for package, audit in audits.items()
         ],

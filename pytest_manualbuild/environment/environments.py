@@ -149,6 +149,16 @@ class Environments:
                 self._know(copy)
         return self._private[artifact.sha256]
 
+    def _unchanged(self, artifact: Artifact) -> None:
+        """See that what was just linked is the copy whose bytes are known; EnvironmentBroken."""
+        copy = files.copy_in(self._cache, artifact)
+        with self._one_at_a_time(artifact.sha256):
+            if self._changed(copy, time.monotonic()):
+                raise EnvironmentBroken(
+                    f"{copy}: it changed while it was linked.",
+                    remedy="Leave the cache alone during a run, and run again.",
+                )
+
     def _know(self, path: Path) -> None:
         """Note the state of a file or folder whose bytes are known."""
         looked_s = time.monotonic()
@@ -287,11 +297,8 @@ class Environments:
                     with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
                         link(Path(fresh) / "prefix")
                         (Path(fresh) / "prefix").rename(target)
-        if artifact is not None and files.sha256_of(Path(artifact.path)) != artifact.sha256:
-            raise EnvironmentBroken(
-                f"{artifact.path}: it changed while it was linked.",
-                remedy="Leave the packages alone during a run, and run again.",
-            )
+        if artifact is not None:
+            self._unchanged(artifact)
         if not placement.in_place:
             self._know(target)
         return target

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.languages import TestLanguage
@@ -15,8 +16,7 @@ SHORT_S = 60.0
 """Time limit of our own small scripts on a host, in seconds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """One test section, as it is to be run on a host."""
 
     planned: PlannedPackage

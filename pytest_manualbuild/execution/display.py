@@ -5,7 +5,7 @@ A person's shell on a host that was kept gets one of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.hosts.base import Connection
@@ -59,8 +59,7 @@ unset _mb_display _mb_held
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Display:
+class Display(msgspec.Struct, frozen=True, kw_only=True):
     """A display that was started."""
 
     number: str

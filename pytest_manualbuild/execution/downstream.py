@@ -10,12 +10,13 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild.checks import checks
 from pytest_manualbuild.model import Artifact, Check, CheckKind, PlannedPackage, TestSection
-from pytest_manualbuild.recipe import rattler_tests
 from pytest_manualbuild.recipe.folder import files, test_file
 from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
@@ -23,8 +24,7 @@ _SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_tes
 _REQUIRES = "test_time_dependencies.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Downstream:
+class Downstream(msgspec.Struct, frozen=True, kw_only=True):
     """A package that was found beside the one under test."""
 
     planned: PlannedPackage
@@ -71,6 +71,8 @@ def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -
 def _rattler_build(info: Path, name: str) -> Iterator[TestSection]:
     path = info / "tests/tests.yaml"
     if path.is_file():
+        from pytest_manualbuild.recipe import rattler_tests  # noqa: PLC0415 # YAML is slow to load
+
         for section in rattler_tests.packaged(path.read_bytes(), name):
             if not section.downstreams:
                 yield section

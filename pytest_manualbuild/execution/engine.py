@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import hosts
 from pytest_manualbuild.environment.environments import Environments
@@ -46,8 +49,7 @@ _DOING = {"provision": "provisioning", "environment": "delivering", "run": "runn
 """What an error says of the phase in which it came up."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to run, as asked for on the command line."""
 
     evidence: Path

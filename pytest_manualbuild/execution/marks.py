@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 _STATUS = re.compile(r"-?[0-9]{1,10}")  # on Windows, a program that crashes returns less than 0
 
@@ -29,8 +30,7 @@ class Said(StrEnum):
     COMPLETE = "complete"  # the script came to its end
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """A mark that came."""
 
     said: Said

@@ -10,8 +10,10 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import package
 from pytest_manualbuild.environment.environments import Environments
@@ -42,8 +44,7 @@ MOST_AT_ONCE = 4
 Give = Callable[[CheckResult], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
+class Section(msgspec.Struct, frozen=True, kw_only=True):
     """One test section of a package: it has environments and a folder of its own."""
 
     planned: PlannedPackage
@@ -83,8 +84,7 @@ class Section:
         return f"{self.key} (build)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
+class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     """Prepares the sections of one host."""
 
     host: Host
@@ -95,7 +95,7 @@ class Preparation:
     environments: Environments
     progress: Progress
     give: Give
-    linked: dict[str, LinkedEnvironment] = field(default_factory=dict)
+    linked: dict[str, LinkedEnvironment] = msgspec.field(default_factory=dict)
     """The environments, by the key of their section; this is filled in."""
 
     def ready(self, packages: Sequence[PlannedPackage]) -> list[list[Section]]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild.execution.capture import Budget, Capture
 from pytest_manualbuild.execution.marks import Heard, Said
@@ -30,8 +32,7 @@ _CRASHES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where one package is tested."""
 
     host: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from pytest_manualbuild.errors import HostLost, Interrupted
 from pytest_manualbuild.execution import aftermath, display, posix, windows
@@ -51,8 +52,7 @@ class Dialect(Protocol):
 _DIALECTS: Mapping[str, Dialect] = {"sh": posix, "cmd": windows}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long tests may take, in seconds."""
 
     check_s: float = 600.0

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild.checks import INSTALL
 from pytest_manualbuild.errors import HostError, HostLost
@@ -25,8 +27,7 @@ from pytest_manualbuild.model import Artifact, Host
 from pytest_manualbuild.records import CheckResult, LinkedEnvironment, Outcome
 
 
-@dataclass(frozen=True, kw_only=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True, kw_only=True):
     """A host that is up, with the environment of one package."""
 
     host: Host
@@ -36,7 +37,7 @@ class Visit:
     """Whose ``run`` has the environment active, in the folder of the tests."""
     display: Display | None
     """The display of a package that needs one."""
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = msgspec.field(default_factory=list)
     """What failed during the visit; whoever runs the functions adds to it."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+
+from msgspec.structs import fields
 
 from pytest_manualbuild.checks import checks
 from pytest_manualbuild.model import Check, TestSection

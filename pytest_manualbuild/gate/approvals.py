@@ -11,12 +11,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec.structs import fields
 
 from pytest_manualbuild import body, evidence, strictjson, untrusted
 from pytest_manualbuild.body import REPORT
@@ -37,8 +37,7 @@ MOST_BYTES = 1 << 20
 MOST_FILES = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Approval:
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody looked at a report and its packages, and they may go out under that policy."""
 
     evidence_sha256: str
@@ -50,8 +49,7 @@ class Approval:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waiver:
+class Waiver(msgspec.Struct, frozen=True, kw_only=True):
     """One check does not matter on one host for one version of a package, for some time."""
 
     id: str
@@ -87,8 +85,7 @@ class Waiver:
 S = TypeVar("S", Approval, Waiver, bytes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signed(Generic[S]):
+class Signed(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     """A file with its signature, as it was read and checked."""
 
     file: str
@@ -222,7 +219,7 @@ def approve(
         checked=checked,
         note=note,
     )
-    return _write(folder, key, policy, Role.APPROVE, asdict(approval), None)
+    return _write(folder, key, policy, Role.APPROVE, msgspec.to_builtins(approval), None)
 
 
 def waive(folder: Path, key: Path, policy: Policy, waiver: Waiver) -> tuple[Path, Signature]:
@@ -230,7 +227,7 @@ def waive(folder: Path, key: Path, policy: Policy, waiver: Waiver) -> tuple[Path
     body.read(folder)
     for fault in waiver.faults():
         raise EvidenceError(f"The waiver cannot hold: {fault}.", remedy="Make it narrower.")
-    return _write(folder, key, policy, Role.WAIVER, asdict(waiver), waiver.id)
+    return _write(folder, key, policy, Role.WAIVER, msgspec.to_builtins(waiver), waiver.id)
 
 
 def waiver_id(*words: str) -> str:

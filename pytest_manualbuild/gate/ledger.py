@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,8 +19,7 @@ from pytest_manualbuild.errors import PolicyError, UploadError
 MOST_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Use:
+class Use(msgspec.Struct, frozen=True, kw_only=True):
     """One line: a run that was used to publish packages."""
 
     run_id: str
@@ -32,8 +30,7 @@ class Use:
     """sha256 of each package file, by its key."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ledger:
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """A file of such lines, as it was read."""
 
     path: Path
@@ -58,7 +55,9 @@ class Ledger:
     def add(self, uses: Iterable[Use]) -> None:
         """Append what is not there yet; on disk when this returns. Raises UploadError."""
         there = read(self.path)
-        lines = [json.dumps(asdict(use), sort_keys=True) for use in uses if use not in there]
+        lines = [
+            json.dumps(msgspec.to_builtins(use), sort_keys=True) for use in uses if use not in there
+        ]
         try:
             # One write at the end of the file: lines of two uploads at once do not mix.
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)

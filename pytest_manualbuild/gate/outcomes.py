@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import date, datetime
+
+import msgspec
 
 from pytest_manualbuild import checks, deviations
 from pytest_manualbuild.deviations import Kind
@@ -23,15 +24,14 @@ REACHED = ("tested", "lost")
 """States of a host on which something can have passed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Excused:
+class Excused(msgspec.Struct, frozen=True, kw_only=True):
     """What the policy accepts as conda-build does."""
 
     results: frozenset[CheckKey] = frozenset()
     """(host, package key, check) of what never ran behind an ``exit 0``."""
     untested: frozenset[str] = frozenset()
     """Keys of the packages that nothing but their installation needs to be proven of."""
-    notes: tuple[Reason, ...] = field(default=())
+    notes: tuple[Reason, ...] = msgspec.field(default=())
 
 
 def excused(evidence: Evidence, policy: Policy, today: date) -> Excused:

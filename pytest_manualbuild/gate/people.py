@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
+import msgspec
+
 from pytest_manualbuild.evidence import Stored
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.approvals import Approval, Signed, Waiver
@@ -20,8 +22,7 @@ REBUILD = "manualbuild compare PACKAGE THEIRS"
 WAIVE = "Remove it, or make another one: manualbuild waive EVIDENCE ..."
 
 
-@dataclass(frozen=True, kw_only=True)
-class People:
+class People(msgspec.Struct, frozen=True, kw_only=True):
     """What people signed about a run, as it was read and its signatures checked."""
 
     reports: tuple[Signed[bytes], ...]

@@ -10,13 +10,13 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
@@ -36,8 +36,7 @@ _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Where packages may go."""
 
     kind: Literal["anaconda", "directory"] | None = None
@@ -48,8 +47,7 @@ class Target:
     false: none, files go directly to ``label``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """A finding of the audit that does not hinder."""
 
     code: str
@@ -60,8 +58,7 @@ class Accepted:
     until: date | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class AcceptedDeviation:
+class AcceptedDeviation(msgspec.Struct, frozen=True, kw_only=True):
     """What conda-build passes and we do not, and that does not hinder one package."""
 
     kind: Kind
@@ -70,8 +67,7 @@ class AcceptedDeviation:
     until: date | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate:
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """What a report must be."""
 
     matrix: str | None = None
@@ -84,14 +80,13 @@ class Gate:
     """The file of runs that were used, relative to the policy's; a run counts once."""
     reviewed_branch: str | None = None
     """The branch of the feedstock that the recipe's commit must be on, such as ``origin/main``."""
-    severities: dict[str, Severity] = field(default_factory=dict)
+    severities: dict[str, Severity] = msgspec.field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
     accepted_deviations: tuple[AcceptedDeviation, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signers:
+class Signers(msgspec.Struct, frozen=True, kw_only=True):
     """Whose signatures count."""
 
     allowed_signers: str | None = None
@@ -99,8 +94,7 @@ class Signers:
     """Keys that count no more: a list of public keys or a KRL of ``ssh-keygen -k``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enabled:
+class Enabled(msgspec.Struct, frozen=True, kw_only=True):
     """One package that may be built by hand."""
 
     package: str
@@ -112,8 +106,7 @@ class Enabled:
     """A git clone of its feedstock, relative to the policy's file."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who may sign, with Sigstore, that packages were published."""
 
     identity: str
@@ -122,8 +115,7 @@ class Identity:
     """The URL of the one who vouches for it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate demands."""
 
     target: Target = Target()
@@ -137,7 +129,7 @@ class Policy:
     """What ``gate.ledger`` holds."""
     allowed: AllowedSigners | None = None
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
-    clones: dict[str, Path] = field(default_factory=dict)
+    clones: dict[str, Path] = msgspec.field(default_factory=dict)
     """The clone of the feedstock of each package that has one."""
 
     def label(self) -> str:
@@ -150,13 +142,13 @@ class Policy:
 
 
 _TABLES: dict[str, tuple[str, ...]] = {
-    "target": tuple(Target.__dataclass_fields__),
-    "gate": tuple(Gate.__dataclass_fields__),
-    "signers": tuple(Signers.__dataclass_fields__),
-    "sigstore": tuple(Identity.__dataclass_fields__),
-    "enabled": tuple(Enabled.__dataclass_fields__),
-    "gate.accepted": tuple(Accepted.__dataclass_fields__),
-    "gate.accepted_deviations": tuple(AcceptedDeviation.__dataclass_fields__),
+    "target": Target.__struct_fields__,
+    "gate": Gate.__struct_fields__,
+    "signers": Signers.__struct_fields__,
+    "sigstore": Identity.__struct_fields__,
+    "enabled": Enabled.__struct_fields__,
+    "gate.accepted": Accepted.__struct_fields__,
+    "gate.accepted_deviations": AcceptedDeviation.__struct_fields__,
 }
 _LISTS = ("enabled", "gate.accepted", "gate.accepted_deviations")
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
@@ -35,8 +37,7 @@ from pytest_manualbuild.reports.junit import Case as JunitCase
 CLOCK_SKEW = timedelta(minutes=10)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
     """One package of the evidence, as it lies there now."""
 
     key: str
@@ -49,7 +50,7 @@ class Found:
     """How its ``info/test`` differs from them, or why they cannot be read, in sentences."""
     shipped: tuple[TestSection, ...] | None = None
     """Those of its ``info/tests/tests.yaml``, which rattler-build writes and runs."""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = msgspec.field(default_factory=dict)
     """sha256 of its files by path, where it has ``info/tests/tests.yaml``."""
     reviewed: Output | None = None
     """The package as the recipe that is kept with the evidence describes it."""
@@ -57,8 +58,7 @@ class Found:
     """What the audit finds in the file now."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run, and what lies in its folder now."""
 
     stored: Stored
@@ -72,8 +72,7 @@ class Run:
     """What the clone that the policy names says of the recipe's commit; None: it was not asked."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the gate looks at."""
 
     stored: Stored
@@ -190,7 +189,7 @@ def _packages(case: Case) -> Iterator[Reason]:
 
 
 def _without_path(artifact: Artifact) -> dict[str, object]:
-    names = artifact.__dataclass_fields__.keys() - {"path"}
+    names = set(artifact.__struct_fields__) - {"path"}
     return {name: getattr(artifact, name) for name in names}
 
 

@@ -16,10 +16,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild.errors import PolicyError, SignatureError
 
@@ -53,8 +54,7 @@ class Role(StrEnum):
         return f"manualbuild-{self}@v1"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signer:
+class Signer(msgspec.Struct, frozen=True, kw_only=True):
     """One key of one person, as a line of the file says."""
 
     principal: str
@@ -85,8 +85,7 @@ class Signer:
         return f"{self.principal} {','.join(options)} {self.key}\n"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AllowedSigners:
+class AllowedSigners(msgspec.Struct, frozen=True, kw_only=True):
     """Whose signatures count, and which keys are revoked."""
 
     signers: tuple[Signer, ...]
@@ -101,8 +100,7 @@ class AllowedSigners:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """A signature that holds: who made it, with which key."""
 
     principal: str

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 from typing import Any
+
+import msgspec
 
 
 class Decision(StrEnum):
@@ -17,8 +18,7 @@ class Decision(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that the gate found, in a sentence; with ACCEPT it hinders nothing."""
 
     decision: Decision
@@ -42,8 +42,7 @@ def note(text: str) -> Reason:
     return Reason(decision=Decision.ACCEPT, text=text)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The gate's decision and every reason for it."""
 
     decision: Decision

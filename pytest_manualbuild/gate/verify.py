@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild import audit, body, carried, matrix, package, plan, untrusted
 from pytest_manualbuild.commits import Reviewed, look_up
@@ -27,8 +28,7 @@ from pytest_manualbuild.reports import junit
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verification:
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict, with what it is about."""
 
     verdict: Verdict

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Facts, Host
@@ -26,23 +27,20 @@ PIDS = 1024
 """Limits of a host whose matrix entry names none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that the script wrote, exactly as they came."""
 
     stream: Literal["stdout", "stderr"]
     data: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """The script called ``mark TEXT``; all its output before that has been handed out."""
 
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """The script ended; nothing follows. A signal N shows as 128 + N."""
 
     status: int
@@ -51,8 +49,7 @@ class Exit:
 Event = Output | Mark | Exit
 
 
-@dataclass(frozen=True, kw_only=True)
-class CommandResult:
+class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one short script did, with its whole output."""
 
     exit_status: int
@@ -60,8 +57,7 @@ class CommandResult:
     stderr: bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where a host wants an environment to be linked for it."""
 
     root: str

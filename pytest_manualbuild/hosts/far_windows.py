@@ -19,9 +19,10 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+from msgspec.structs import replace
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.batch import BatchConnection, Process

@@ -13,7 +13,6 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -31,8 +30,7 @@ ENTER = "enter.sh"
 """What makes a shell as the tests had it, in the folder of a section on the host."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeptSection:
+class KeptSection(msgspec.Struct, frozen=True, kw_only=True):
     """One test section whose environment is there to look at."""
 
     package: str
@@ -42,8 +40,7 @@ class KeptSection:
     failed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """One host that was kept."""
 
     run_id: str
@@ -80,8 +77,7 @@ class Kept:
         return next((one for one in named if one.failed), named[0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A command of this machine that runs one on a kept host."""
 
     argv: tuple[str, ...]

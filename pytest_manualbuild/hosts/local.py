@@ -10,8 +10,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import HostUnavailable

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pytest_manualbuild.errors import EnvironmentBroken
 from pytest_manualbuild.hosts import engines
 from pytest_manualbuild.hosts.runs import Run
@@ -29,8 +31,7 @@ _volumes: dict[tuple[str, ...], _Volume] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Overlay:
+class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     """What is mounted at the prefix of one environment; the folders are on the engine's machine."""
 
     prefix: str

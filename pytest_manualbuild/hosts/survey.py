@@ -6,7 +6,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import HostError
@@ -15,8 +16,7 @@ from pytest_manualbuild.model import Facts, Host
 from pytest_manualbuild.patience import with_host
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What one host said, or why it said nothing."""
 
     host: Host

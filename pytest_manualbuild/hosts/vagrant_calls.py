@@ -10,8 +10,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from pytest_manualbuild.errors import HostUnavailable
 from pytest_manualbuild.patience import patient
@@ -43,8 +44,7 @@ class Refused(HostUnavailable):
         self.code = code
 
 
-@dataclass(frozen=True, kw_only=True)
-class Status:
+class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What Vagrant says of one machine."""
 
     machine: str

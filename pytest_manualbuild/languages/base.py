@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.model import Check, CheckKind
@@ -16,8 +17,7 @@ Parses = Callable[[Sequence[str]], list[bool]]
 """Says of each text whether the host's own bash takes it for whole statements."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
+class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What a language needs of the section in which its piece runs."""
 
     parses: Parses
@@ -36,8 +36,7 @@ class Site:
         return f"{self.begin(number)}_mb_status=0\n{command} || _mb_status=$?\n{self.end(number)}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchSite:
+class BatchSite(msgspec.Struct, frozen=True, kw_only=True):
     """What a language needs of the section in which its batch lines run, on Windows."""
 
     marks: Marks
@@ -58,14 +57,13 @@ class BatchSite:
         return f"{begin}{command}\n{self.say(Said.ENDED, number, status=' %ERRORLEVEL%')}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """One language's part of the script that runs on the host."""
 
     script: str
     """Bash or batch; runs with the environment active, and finds its files in the folder of the
     tests: in bash that is ``$_mb_work``."""
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = msgspec.field(default_factory=dict)
     """Files that it needs, by their path relative to the folder of the tests."""
 
 

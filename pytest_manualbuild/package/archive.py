@@ -12,10 +12,11 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+import msgspec
 
 from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
 from pytest_manualbuild.package import members
@@ -36,8 +37,7 @@ Look = Callable[[str, Iterator[memoryview]], None]
 """Gets the name and the content, in pieces, of each regular file; may stop in the midst."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scan:
+class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """What a package file holds."""
 
     members: tuple[Member, ...]

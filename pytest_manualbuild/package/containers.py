@@ -16,9 +16,10 @@ import zipfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
+
+import msgspec
 
 from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
 
@@ -37,8 +38,7 @@ _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
 _AGAIN = "Build it again, and do not unpack this file."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How much one package may cost to look at."""
 
     unpacked: int = 64 << 30

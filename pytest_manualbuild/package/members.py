@@ -11,8 +11,9 @@ import re
 import tarfile
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from pytest_manualbuild.records import Finding, Severity
 
@@ -52,8 +53,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
+class Member(msgspec.Struct, frozen=True, kw_only=True):
     """One member of the archive, as its header says."""
 
     name: str

@@ -7,9 +7,10 @@ but in a sandbox, in a process of its own, and no file outside its folder is rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe.renderer import renderer as child
@@ -23,8 +24,7 @@ RENDERERS = ("own", "conda-build")
 """What renders a ``meta.yaml``. A ``recipe.yaml`` is always rendered by py-rattler-build."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """A rendered recipe."""
 
     folder: Path
@@ -50,7 +50,6 @@ def load(
     """
     # Here, so that `prepare` has the process started before this one imports all that.
     from pytest_manualbuild.model import builder_subdir  # noqa: PLC0415
-    from pytest_manualbuild.recipe import meta_yaml, recipe_yaml  # noqa: PLC0415
     from pytest_manualbuild.recipe.folder import folder_sha256  # noqa: PLC0415
     from pytest_manualbuild.recipe.wanted import Wanted  # noqa: PLC0415
 
@@ -63,8 +62,12 @@ def load(
         exclusive=exclusive,
     )
     if path.name == FILES[0]:
+        from pytest_manualbuild.recipe import meta_yaml  # noqa: PLC0415
+
         outputs = meta_yaml.outputs(path, wanted, real=renderer == "conda-build")
     else:
+        from pytest_manualbuild.recipe import recipe_yaml  # noqa: PLC0415 # YAML is slow to load
+
         outputs = recipe_yaml.outputs(path, wanted)
     return Recipe(folder=path.parent, sha256=folder_sha256(path.parent), outputs=outputs)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import msgspec
 
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe import document, functions, selectors, specs, template, used
@@ -36,8 +37,7 @@ _MOST_PASSES = 10
 _LANGUAGES = ("PERL", "LUA", "R", "NUMPY", "PYTHON")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, kw_only=True):
     """The recipe as it lies on disk."""
 
     folder: Path

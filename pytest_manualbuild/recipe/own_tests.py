@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Output, TestFile, TestSection

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from pytest_manualbuild import globs
 from pytest_manualbuild.errors import RecipeError
@@ -42,14 +44,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTENTS = ("include", "bin", "lib", "site_packages", "files")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, kw_only=True):
     """Where tests come from."""
 
     package: str
     recipe: Path | None = None
     """The recipe's file, for the files that tests name; None: they lie in a package."""
-    siblings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    siblings: Mapping[str, tuple[str, str]] = msgspec.field(default_factory=dict)
     """Version and build string of the recipe's outputs, for ``pin_subpackage``."""
 
     @property
@@ -137,8 +138,7 @@ def _needs_more(section: TestSection) -> bool:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Test:
+class _Test(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     test: dict[str, Any]
     texts: Sequence[str]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from pytest_manualbuild.recipe.problems import Unresolved
 
@@ -114,8 +115,7 @@ def _split(text: str) -> tuple[tuple[str | None, str], ...]:
     return tuple(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selected:
+class Selected(msgspec.Struct, frozen=True, kw_only=True):
     """The lines that the selectors left."""
 
     text: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """The platform, and where the values of the variants come from."""
 
     subdir: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import msgspec
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined, Template
 from jinja2.bccache import Bucket
 
@@ -29,21 +29,18 @@ _HEADLINES = {
 _CUT_SHORT = (Outcome.ERROR, "!", "The run did not come to its end")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Headline:
+class _Headline(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     mark: str
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Column:
+class _Column(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     about: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Cell:
+class _Cell(msgspec.Struct, frozen=True, kw_only=True):
     style: str
     word: str
     title: str
@@ -51,8 +48,7 @@ class _Cell:
     """Of the story that is told below the grids; empty for a check without one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     """The heading above this row; empty if it is that of the row before."""
     check: str
@@ -60,15 +56,13 @@ class _Row:
     passed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Grid:
+class _Grid(msgspec.Struct, frozen=True, kw_only=True):
     planned: PlannedPackage
     hosts: tuple[_Column, ...]
     rows: tuple[_Row, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Story:
+class _Story(msgspec.Struct, frozen=True, kw_only=True):
     anchor: str
     result: CheckResult
     command: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET  # writing; reading is defusedxml's
+
+import msgspec
 
 from pytest_manualbuild.errors import EvidenceError
 from pytest_manualbuild.evidence import Evidence
@@ -24,8 +25,7 @@ _ELEMENTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One test case of a JUnit report, as it was read back."""
 
     host: str

@@ -8,9 +8,10 @@ has nothing between absent and public leaves ``staged`` out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import BinaryIO, Protocol
+
+import msgspec
 
 from pytest_manualbuild.model import Artifact
 
@@ -24,8 +25,7 @@ class Standing(StrEnum):
     OTHER = "other"  # something else has its name: other bytes, or other labels
 
 
-@dataclass(frozen=True, kw_only=True)
-class Present:
+class Present(msgspec.Struct, frozen=True, kw_only=True):
     """What a target has under a package's name."""
 
     sha256: str
