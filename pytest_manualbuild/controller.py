@@ -149,7 +149,7 @@ class Controller(Session):
 
     def waiting(self, status: str) -> None:
         """Show on a terminal what the hosts are doing."""
-        for name in ("html", "terminal"):
+        for name in ("html", "junit", "terminal"):
             import_module(f"pytest_manualbuild.reports.{name}")  # slow; nothing else is to do now
         self._waited.show(status)
 
