@@ -139,8 +139,8 @@ class CheckItem(pytest.Item):
             )
             well = call.excinfo is None
             report = hook.pytest_runtest_makereport(item=self, call=call)
-            if when == "call" and self.result is not None:
-                report.duration = self.result.duration_s
+            # How long the check took, and not how long its result was waited for.
+            report.duration = self.result.duration_s if when == "call" and self.result else 0.0
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=self.nodeid, location=self.location)
 

@@ -213,6 +213,15 @@ def test_the_default_matrix_is_not_enough_for_the_gate(tmp_path: Path) -> None:
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 8
 
 
+def test_durations_are_those_of_the_checks(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - sleep 0.3\n    - 'true'\n")
+
+    out = run_local(tmp_path, "--durations=0", "--durations-min=0.2").out
+
+    slowest = [line.split()[1:] for line in out.splitlines() if re.match(r"0\.\d\ds ", line)]
+    assert slowest == [["call", "recipe::here::odd::commands-0"]], out
+
+
 def test_python_imports_go_on_after_a_failure(tmp_path: Path, python_channel: str) -> None:
     write_package(
         tmp_path,
