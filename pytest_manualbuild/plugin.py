@@ -101,8 +101,6 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if recipe is None:
         return
     early_config.known_args_namespace.noconftest = True
-    # What is loaded from here on stays: looking for garbage in it takes a fiftieth of a short run.
-    gc.disable()
     folder = Path(recipe).resolve()
     found = early_config.inipath
     if found is not None and found.resolve().is_relative_to(folder):
@@ -115,6 +113,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         from pytest_manualbuild import recipe as recipes  # noqa: PLC0415 # see the module's docstring
 
         recipes.prepare()  # its process loads what it needs while this one does
+    # What is loaded from here on stays: looking for garbage in it takes a fiftieth of a short run.
+    gc.disable()
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -143,11 +143,13 @@ def pytest_configure(config: pytest.Config) -> None:
         # pytest's writer loses hosts and is green after an interruption: the file gets our report.
         config.option.mb_junitxml = str(Path(config.option.xmlpath).absolute())
         config.option.xmlpath = None
-    active = controller.begin(config)
+    try:
+        active = controller.begin(config)
+    finally:
+        gc.freeze()
+        gc.enable()
     config.stash[_SESSION] = active
     config.pluginmanager.register(active, "manualbuild-session")
-    gc.freeze()
-    gc.enable()
 
 
 def _import_nothing_strange(config: pytest.Config, recipe: Path) -> None:

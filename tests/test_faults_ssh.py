@@ -12,7 +12,6 @@ from faults import BREAKS, ONE_COMMAND_PASSED, Case, broken, far, matrix_entry
 
 from conftest import small_disk
 from pytest_manualbuild import hosts
-from pytest_manualbuild.hosts import openssh
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -28,11 +27,8 @@ def test_provisioning_where_no_server_answers(odd: Case) -> None:
 @pytest.mark.parametrize(
     "fault", ["changed-key", "unknown-key", "wrong-credentials", "kill", "hang"]
 )
-def test_provisioning_over_ssh(
-    odd: Case, sshd_program: None, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_provisioning_over_ssh(odd: Case, sshd_program: None, tmp_path: Path, fault: str) -> None:
     del sshd_program
-    monkeypatch.setattr(openssh, "CONNECT_S", 3)
     force = {"kill": ["ForceCommand kill -9 $PPID"], "hang": ["ForceCommand sleep 30"]}
     server = sshd.make(tmp_path / "sshd", *force.get(fault, []))
     server.start()
