@@ -12,6 +12,13 @@ from pytest_manualbuild.languages.base import Piece, Site, TestLanguage
 
 # In the order in which conda-build runs them (create_test.py): py, pl, lua, r, then the shell;
 # a section of rattler-build has one language.
-LANGUAGES: tuple[TestLanguage, ...] = (python, perl, lua, r, ruby, shell)
+LANGUAGES: tuple[TestLanguage, ...] = (
+    python,
+    perl.LANGUAGE,
+    lua.LANGUAGE,
+    r.LANGUAGE,
+    ruby.LANGUAGE,
+    shell,
+)
 
 __all__ = ["LANGUAGES", "Piece", "Site", "TestLanguage"]

@@ -68,15 +68,15 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TestLanguage(Protocol):
-    """A module that runs the checks of one language."""
+    """What runs the checks of one language: a module, or a ``ProcessEach``."""
 
     @property
-    def NAME(self) -> str:  # noqa: N802 # a module's constant
+    def NAME(self) -> str:  # noqa: N802 # a constant
         """The language's name in a check."""
         ...
 
     @property
-    def PACKAGE(self) -> str:  # noqa: N802 # a module's constant
+    def PACKAGE(self) -> str:  # noqa: N802 # a constant
         """The conda package that its tests need; empty if they need none."""
         ...
 
@@ -91,51 +91,47 @@ class TestLanguage(Protocol):
         ...
 
 
-def one_process_each(
-    checks: Sequence[Numbered],
-    scripts: dict[str, bytes],
-    site: Site,
-    *,
-    program: str,
-    load: Callable[[str], str],
-) -> Piece:
-    """Run each script and each import in a process of its own.
+class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
+    """A language whose scripts and imports each run in a process of their own."""
 
-    ``program`` is the path of what runs them, below the prefix; ``load`` returns the text of a
-    program for a module's name.
-    """
-    text = ""
-    files: dict[str, bytes] = {}
-    for number, check in checks:
-        if check.kind is CheckKind.SCRIPT:
-            files[check.text] = scripts[check.text]
-            words = f'"$_mb_work"/{shlex.quote(check.text)}'
-        else:
-            words = f"-e {shlex.quote(load(check.text))}"
-        text += site.measured(number, f'"$PREFIX/{program}" {words}')
-    return Piece(script=text, files=files)
+    NAME: str
+    PACKAGE: str
+    program: str
+    """What runs them, below the prefix."""
+    windows: str
+    """The same on Windows."""
+    load: Callable[[Check], str]
+    """Returns the text of a program that does an import."""
 
+    def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
+        """Return the script that runs these checks."""
+        text = ""
+        files: dict[str, bytes] = {}
+        for number, check in checks:
+            if check.kind is CheckKind.SCRIPT:
+                files[check.text] = scripts[check.text]
+                words = f'"$_mb_work"/{shlex.quote(check.text)}'
+            else:
+                words = f"-e {shlex.quote(self.load(check))}"
+            text += site.measured(number, f'"$PREFIX/{self.program}" {words}')
+        return Piece(script=text, files=files)
 
-def one_batch_process_each(
-    checks: Sequence[Numbered],
-    scripts: dict[str, bytes],
-    site: BatchSite,
-    *,
-    program: str,
-    load: Callable[[str], str],
-) -> Piece:
-    """Run the same on Windows; what is loaded goes into a file.
+    def batch(
+        self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite
+    ) -> Piece:
+        """Return the same for Windows; what is loaded goes into a file.
 
-    cmd has no quotes that hold everything.
-    """
-    text = ""
-    files: dict[str, bytes] = {}
-    for number, check in checks:
-        if check.kind is CheckKind.SCRIPT:
-            name = check.text
-            files[name] = scripts[name]
-        else:
-            name = f"manualbuild_load_{number}"
-            files[name] = f"{load(check.text)}\n".encode()
-        text += site.measured(number, f'"{site.prefix}\\{program}" "{site.work}\\{name}"')
-    return Piece(script=text, files=files)
+        cmd has no quotes that hold everything.
+        """
+        text = ""
+        files: dict[str, bytes] = {}
+        for number, check in checks:
+            if check.kind is CheckKind.SCRIPT:
+                name = check.text
+                files[name] = scripts[name]
+            else:
+                name = f"manualbuild_load_{number}"
+                files[name] = f"{self.load(check)}\n".encode()
+            command = f'"{site.prefix}\\{self.windows}" "{site.work}\\{name}"'
+            text += site.measured(number, command)
+        return Piece(script=text, files=files)

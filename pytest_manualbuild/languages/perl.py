@@ -8,20 +8,8 @@ and one of a ``recipe.yaml`` has none either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from pytest_manualbuild.languages.base import (
-    BatchSite,
-    Numbered,
-    Piece,
-    Site,
-    one_batch_process_each,
-    one_process_each,
-)
-from pytest_manualbuild.model import CheckKind
-
-NAME = "perl"
-PACKAGE = "perl"
+from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.model import Check, CheckKind
 
 _VERSION = r"""
 if (defined NAME->VERSION) {
@@ -32,33 +20,15 @@ if (defined NAME->VERSION) {
 """
 
 
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
-    """Return the script for ``run_test.pl`` and the imports."""
-    return one_process_each(
-        checks,
-        scripts,
-        site,
-        program="bin/perl",
-        load=_use(checks),
-    )
+def _load(check: Check) -> str:
+    plain = " " in check.text or check.kind is CheckKind.USE
+    return f"use {check.text};" + ("" if plain else _VERSION.replace("NAME", check.text))
 
 
-def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
-    """Return the same for Windows."""
-    return one_batch_process_each(
-        checks,
-        scripts,
-        site,
-        program=r"Library\bin\perl.exe",
-        load=_use(checks),
-    )
-
-
-def _use(checks: Sequence[Numbered]) -> Callable[[str], str]:
-    used = {check.text for _, check in checks if check.kind is CheckKind.USE}
-
-    def program(name: str) -> str:
-        plain = " " in name or name in used
-        return f"use {name};" + ("" if plain else _VERSION.replace("NAME", name))
-
-    return program
+LANGUAGE = ProcessEach(
+    NAME="perl",
+    PACKAGE="perl",
+    program="bin/perl",
+    windows=r"Library\bin\perl.exe",
+    load=_load,
+)

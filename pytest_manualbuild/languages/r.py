@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.model import Check
 
-from pytest_manualbuild.languages.base import (
-    BatchSite,
-    Numbered,
-    Piece,
-    Site,
-    one_batch_process_each,
-    one_process_each,
+
+def _load(check: Check) -> str:
+    return f"library({check.text})"
+
+
+LANGUAGE = ProcessEach(
+    NAME="r",
+    PACKAGE="r-base",
+    program="bin/Rscript",
+    windows=r"Scripts\Rscript.exe",
+    load=_load,
 )
-
-NAME = "r"
-PACKAGE = "r-base"
-
-
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
-    """Return the script for ``run_test.r`` and the imports."""
-    return one_process_each(
-        checks,
-        scripts,
-        site,
-        program="bin/Rscript",
-        load=_load,
-    )
-
-
-def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
-    """Return the same for Windows."""
-    return one_batch_process_each(
-        checks,
-        scripts,
-        site,
-        program=r"Scripts\Rscript.exe",
-        load=_load,
-    )
-
-
-def _load(name: str) -> str:
-    return f"library({name})"

@@ -5,43 +5,19 @@ conda-build knows no Ruby; rattler-build does (``recipe.yaml``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from pytest_manualbuild.languages.base import (
-    BatchSite,
-    Numbered,
-    Piece,
-    Site,
-    one_batch_process_each,
-    one_process_each,
-)
-
-NAME = "ruby"
-PACKAGE = "ruby"
+from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.model import Check
 
 
-def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
-    """Return the script for Ruby's script and requires."""
-    return one_process_each(
-        checks,
-        scripts,
-        site,
-        program="bin/ruby",
-        load=_require,
-    )
-
-
-def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
-    """Return the same for Windows."""
-    return one_batch_process_each(
-        checks,
-        scripts,
-        site,
-        program=r"Library\bin\ruby.exe",
-        load=_require,
-    )
-
-
-def _require(name: str) -> str:
-    quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+def _load(check: Check) -> str:
+    quoted = check.text.replace("\\", "\\\\").replace("'", "\\'")
     return f"require '{quoted}'"
+
+
+LANGUAGE = ProcessEach(
+    NAME="ruby",
+    PACKAGE="ruby",
+    program="bin/ruby",
+    windows=r"Library\bin\ruby.exe",
+    load=_load,
+)
