@@ -207,7 +207,7 @@ def _git(folder: Path, *words: str, data: bytes = b"") -> bytes:
     try:
         done = subprocess.run(
             (*_GIT, *words), cwd=folder, env=environment, input=data, capture_output=True,
-            timeout=_LIMIT_S, check=False,
+            timeout=_LIMIT_S, check=False, start_new_session=True,  # Ctrl-C is not for it
         )  # fmt: skip
     except FileNotFoundError as error:
         what = "git" if folder.is_dir() else "such folder"

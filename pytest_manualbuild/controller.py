@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
@@ -127,7 +126,7 @@ class Controller(Session):
         self._keys = nodeids(planned, Path(planned.recipe).name)
         self._run: Run | None = None
         self._journal: evidence.Journal | None = None
-        self._sources: Future[commits.Sources | None] = Future()
+        self._sources: Future[commits.Sources | None] | None = None
         self._results: dict[CheckKey, CheckResult] = {}
         self._records: dict[str, HostRecord] = {}
         self._deselected = 0
@@ -206,13 +205,9 @@ class Controller(Session):
         except OSError as error:
             raise pytest.UsageError(str(of_system(error))) from error
         # Of the recipe as it was planned, and while hosts start: git takes as long as a small test.
-        threading.Thread(target=self._ask_git, daemon=True).start()
-
-    def _ask_git(self) -> None:
-        try:
-            self._sources.set_result(commits.sources(Path(self.plan.recipe)))
-        except BaseException as error:  # noqa: BLE001 # who waits for it must be told
-            self._sources.set_exception(error)
+        aside = ThreadPoolExecutor(1, thread_name_prefix="manualbuild-git")
+        self._sources = aside.submit(commits.sources, Path(self.plan.recipe))
+        aside.shutdown(wait=False)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record a result, once, as soon as it is there."""
@@ -263,7 +258,7 @@ class Controller(Session):
             plan_sha256=plan.digest(self.plan),
             hosts=tuple(self._record(host.name) for host in self.plan.matrix.hosts),
             results=results,
-            sources=self._sources.result(),
+            sources=self._sources.result() if self._sources else None,
             controller={
                 "system": f"{platform.system()} {platform.release()} {platform.machine()}",
                 "python": platform.python_version(),

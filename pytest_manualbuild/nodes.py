@@ -139,10 +139,14 @@ class CheckItem(pytest.Item):
             )
             well = call.excinfo is None
             report = hook.pytest_runtest_makereport(item=self, call=call)
-            # How long the check took, and not how long its result was waited for.
-            report.duration = self.result.duration_s if when == "call" and self.result else 0.0
             hook.pytest_runtest_logreport(report=report)
+            if report.failed:
+                hook.pytest_exception_interact(node=self, call=call, report=report)
         hook.pytest_runtest_logfinish(nodeid=self.nodeid, location=self.location)
+
+    def duration_s(self, when: str) -> float:
+        """Return how long the check took, and not how long its result was waited for."""
+        return self.result.duration_s if when == "call" and self.result else 0.0
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Say in headings which check of which package on which host it is."""

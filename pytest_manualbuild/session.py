@@ -6,7 +6,8 @@ ways go through the same items, the same engine and the same record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pytest_manualbuild.recipe_tests import RecipeTests
 
 DEFAULT_CHANNEL = "conda-forge"
+_NOT_WATCHING = ("_pytest.", "pytest_manualbuild.", "_hypothesis_pytestplugin")
+"""Whose hooks in the phases of items do nothing with a check."""
 
 
 def environments_of(config: pytest.Config) -> Environments:
@@ -56,6 +59,7 @@ class Session:
         self.folder = folder
         self.engine: Engine | None = None
         self._environments = environments
+        environments.expect([package.artifact for package in planned.packages])
         self._selected: list[CheckKey] = []
         self.keeps = config.option.mb_keep != NEVER
         self.functions: RecipeTests | None = None
@@ -94,10 +98,30 @@ class Session:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Report a check; the recipe's own functions are pytest's."""
-        if not isinstance(item, CheckItem):
+        if not isinstance(item, CheckItem) or self._watched:
             return None
         item.protocol()
         return True
+
+    @cached_property
+    def _watched(self) -> bool:
+        """Whether somebody else wants to be there in the phases of items, as plugins may."""
+        if self.config.getoption("usepdb"):
+            return True
+        hook = self.config.hook
+        phases = (hook.pytest_runtest_setup, hook.pytest_runtest_call, hook.pytest_runtest_teardown)
+        modules = {one.function.__module__ for phase in phases for one in phase.get_hookimpls()}
+        return not all(name.startswith(_NOT_WATCHING) for name in modules)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Let the report of a check say how long the check took."""
+        report = yield
+        if isinstance(item, CheckItem):
+            report.duration = item.duration_s(call.when)
+        return report
 
     def _recipe_tests(self) -> RecipeTests:
         """Return the plugin of the recipe's own test functions, registered."""

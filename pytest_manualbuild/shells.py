@@ -198,7 +198,7 @@ class ShellConnection:
         header = (
             f"printf '\\036{mark_nonce}:group:%s\\036' $$\n"
             "exec 200>&1 201>&2\n"
-            f"{MARK}={shlex.quote(define)}\n{define}"
+            f"readonly {MARK}={shlex.quote(define)}\n{define}"
         )
         text = _as_format(whole(f"{header}{script}\n"))
         exit_marker = self._exit_marker(exit_nonce)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ from conftest import write_package
 from pytest_manualbuild import package
 from pytest_manualbuild.environment import files
 from pytest_manualbuild.environment.environments import Environments
+from pytest_manualbuild.environment.solver import Solver
+from pytest_manualbuild.errors import EnvironmentBroken
 from pytest_manualbuild.hosts.base import Placement
 from pytest_manualbuild.model import Artifact
 
@@ -88,3 +93,52 @@ def test_hosts_of_one_solution_have_one_environment_whose_bytes_are_read_once(
     monkeypatch.setattr(files, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
 
     assert linked(environments, artifact) == first
+
+
+def test_a_copy_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that was unpacked from other bytes may stand in for the package in a later run."""
+    placeholder = "/opt/placeholder_" * 15
+    recipe = write_package(
+        tmp_path, TESTS, subdir="linux-64", staged={"bin/tool": f"#!{placeholder}\ngood\n"}
+        TESTS,
+        name="odd",
+        subdir="linux-64",
+        staged={"bin/tool": f"#!{placeholder}\ngood\n"},
+    )
+    (path,) = package.find(recipe, None)
+    artifact = package.read(path)
+    evil_folder = tmp_path / "evil"
+    evil_folder.mkdir()
+    write_package(
+        evil_folder, TESTS, subdir="linux-64", staged={"bin/tool": f"#!{placeholder}\nevil\n"}
+    )
+    (evil,) = evil_folder.rglob("*.conda")
+    ask = Solver.ask
+
+    def tampering(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+        if verb == "link":
+            shutil.copyfile(evil, files.copy_in(tmp_path / "cache", artifact))
+        return ask(self, verb, timeout_s, **what)
+
+    with Environments(tmp_path / "cache", ()) as first, monkeypatch.context() as patch:
+        patch.setattr(Solver, "ask", tampering)
+        with pytest.raises(EnvironmentBroken, match="changed while it was linked"):
+            linked(first, artifact)
+
+    with Environments(tmp_path / "cache", ()) as second:
+        assert "good" in (linked(second, artifact) / "bin/tool").read_text()
+
+
+def test_runs_that_begin_together_with_an_empty_cache_share_one_copy(tmp_path: Path) -> None:
+    recipe = write_package(tmp_path, TESTS, staged={"share/big": os.urandom(8 << 20)})
+    (path,) = package.find(recipe, None)
+    artifact = package.read(path)
+
+    def run(_: int) -> Path:
+        with Environments(tmp_path / "cache", ()) as made:
+            return linked(made, artifact)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(run, range(4)))) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ from conftest import (
     run_pytest,
     write_package,
 )
+from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.hosts.runs import cache_folder
 
 CI = str(ROOT / "tests" / "ci.toml")
@@ -213,6 +215,82 @@ def test_the_default_matrix_is_not_enough_for_the_gate(tmp_path: Path) -> None:
     assert manualbuild("verify", "manualbuild-report", cwd=tmp_path).status == 8
 
 
+def test_outputs_are_tested_with_each_other_and_not_with_what_a_channel_calls_so(
+    tmp_path: Path,
+) -> None:
+    import builder
+
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    outputs = [
+        {
+            "name": name,
+            "build": {"noarch": "generic"},
+            "requirements": {"run": needs},
+            "test": {"commands": ["test -f $PREFIX/share/a.txt"]},
+        }
+        for name, needs in (("liba", []), ("libb", ["liba"]))
+    ]
+    meta = {"package": {"name": "both", "version": "1"}, "outputs": outputs}
+    (recipe / "meta.yaml").write_text(json.dumps(meta))
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    def built(name: str, file: str, into: str, *depends: str) -> None:
+        files = {f"share/{file}": builder.Staged(data=into.encode())}
+        one = builder.Built(
+            recipe=None, files=files, subdir="noarch", name=name, version="1", depends=depends
+        )
+        builder.write(one, tmp_path / into, ".conda")
+
+    built("liba", "a.txt", "old")  # other bytes under the same name, version and build
+    index_channel(tmp_path / "old")
+    built("liba", "lost.txt", "build_artifacts")
+    built("libb", "b.txt", "build_artifacts", "liba")
+
+    ran = run_local(tmp_path, "--channel", (tmp_path / "old").as_uri())
+
+    assert ran.status == 1, ran.out
+    report = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())["predicate"]
+    planned = [one["artifact"] for one in report["plan"]["packages"]]
+    used = {
+        (package["name"], package["sha256"])
+        for host in report["hosts"]
+        for environment in host["environments"].values()
+        for package in environment["packages"]
+    }
+    assert used == {(one["name"], one["sha256"]) for one in planned}
+    failed = [r["package"] for r in report["results"] if r["outcome"] == "failed"]
+    assert failed == ["noarch/liba-1-0.conda", "noarch/libb-1-0.conda"]
+
+
+WATCHER = """\
+import pytest
+
+def pytest_runtest_setup(item):
+    item.watched = True
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    assert item.watched
+    return report
+
+def pytest_exception_interact(node):
+    print("saw", node.name)
+"""
+
+
+@pytest.mark.parametrize("hooks", [WATCHER, WATCHER[WATCHER.index("def pytest_exc") :]])
+def test_a_plugin_that_watches_items_sees_checks_as_well(tmp_path: Path, hooks: str) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n    - 'false'\n")
+    (tmp_path / "watcher.py").write_text(hooks)
+
+    ran = run_local(tmp_path, "-p", "watcher", "-s")
+
+    assert (ran.status, ran.out.count("saw ")) == (1, 1), ran.out
+    assert "saw commands-1" in ran.out
+
+
 def test_durations_are_those_of_the_checks(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - sleep 0.3\n    - 'true'\n")
 
@@ -246,14 +324,22 @@ def test_python_imports_go_on_after_a_failure(tmp_path: Path, python_channel: st
     }
 
 
+FORGETFUL = "import sys\nsys.modules['traceback'].print_exc\n"
+
+
 def test_an_import_finds_nothing_loaded_that_python_did_not_load(
     tmp_path: Path, python_channel: str
 ) -> None:
     write_package(
         tmp_path,
         "requirements:\n  run:\n    - python\ntest:\n  imports:\n    - forgetful\n    - json\n"
-        "  files:\n    - forgetful.py\n",
-        {"forgetful.py": "import sys\nsys.modules['traceback'].print_exc\n"},
+        "    - broken\n    - again\n"
+        "  files:\n    - forgetful.py\n    - broken.py\n    - again.py\n",
+        {
+            "forgetful.py": FORGETFUL,
+            "broken.py": "raise ImportError\n",
+            "again.py": FORGETFUL,
+        },
     )
 
     assert run_local(tmp_path, "--channel", python_channel).status == 1
@@ -262,6 +348,8 @@ def test_an_import_finds_nothing_loaded_that_python_did_not_load(
         "install": "passed",
         "imports: forgetful": "failed",
         "imports: json": "passed",
+        "imports: broken": "failed",
+        "imports: again": "failed",
     }
 
 

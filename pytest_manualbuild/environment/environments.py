@@ -52,6 +52,8 @@ class Environments:
         # What this run has looked at already; when it last looked, and in what state it was then.
         self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
         self._seen: dict[Path, tuple[float, int]] = {}
+        self._tested: tuple[Artifact, ...] = ()
+        self._common: dict[str, list[str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +64,23 @@ class Environments:
     def start(self) -> None:
         """Start the solver's process now, so that it is ready when it is needed."""
         self._solver.start()
+
+    def expect(self, artifacts: Sequence[Artifact]) -> None:
+        """Say which packages are tested: they come before what any channel has of their names.
+
+        As in the channel of packages just built that conda-build and rattler-build test with.
+        """
+        self._tested = tuple(artifacts)
+
+    def _common_channel(self, subdir: str) -> list[str]:
+        """Return the channel of all packages that are tested there; none if there is but one."""
+        with self._one_at_a_time("common"):
+            if subdir not in self._common:
+                here = [one for one in self._tested if one.subdir in (subdir, "noarch")]
+                found = [(one, self._private_channel(one)[1]) for one in here]
+                made = [files.common_channel(self._cache, found)] if len(found) > 1 else []
+                self._common[subdir] = made
+        return self._common[subdir]
 
     def close(self) -> None:
         """End the solver's process."""
@@ -149,15 +168,25 @@ class Environments:
                 self._know(copy)
         return self._private[artifact.sha256]
 
-    def _unchanged(self, artifact: Artifact) -> None:
-        """See that what was just linked is the copy whose bytes are known; EnvironmentBroken."""
+    @contextlib.contextmanager
+    def _unchanged(self, artifact: Artifact | None) -> Iterator[None]:
+        """Do what takes the copy of a package, and see that it was the one whose bytes are known.
+
+        EnvironmentBroken if not; then nothing that came of it stays.
+        """
+        if artifact is None:
+            yield
+            return
         copy = files.copy_in(self._cache, artifact)
         with self._one_at_a_time(artifact.sha256):
-            if self._changed(copy, time.monotonic()):
-                raise EnvironmentBroken(
-                    f"{copy}: it changed while it was linked.",
-                    remedy="Leave the cache alone during a run, and run again.",
-                )
+            _, known = self._seen.get(copy, (0.0, 0))
+        yield
+        if files.state(copy) != known:
+            shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
+            raise EnvironmentBroken(
+                f"{copy}: it changed while it was linked.",
+                remedy="Leave the cache alone during a run, and run again.",
+            )
 
     def _know(self, path: Path) -> None:
         """Note the state of a file or folder whose bytes are known."""
@@ -195,9 +224,10 @@ class Environments:
             what, depends = artifact.dist, artifact.depends
         alone = not requires and all(spec.startswith("__") for spec in depends)
         others = [] if alone else [_channel(one) for one in self._channels]
+        common = [] if alone else self._common_channel(subdir)
         asked = {
             "index": index,
-            "channels": [*([channel] if channel else []), *others],
+            "channels": [*([channel] if channel else []), *common, *others],
             "specs": [*ours, *requires],
             "subdir": subdir,
             "virtual_packages": list(virtual_packages),
@@ -261,15 +291,16 @@ class Environments:
         asked_s: float,
     ) -> Path:
         def link(target: Path) -> None:
-            said = self._solver.ask(
-                "link",
-                LINK_S,
-                solution=solution["solution"],
-                target=str(target),
-                prefix=None if placement.in_place else prefix,
-                cache=str(self._cache / "pkgs"),
-                subdir=subdir,
-            )
+            with self._unchanged(artifact):
+                said = self._solver.ask(
+                    "link",
+                    LINK_S,
+                    solution=solution["solution"],
+                    target=str(target),
+                    prefix=None if placement.in_place else prefix,
+                    cache=str(self._cache / "pkgs"),
+                    subdir=subdir,
+                )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
             if artifact is not None and (wrong := files.first_difference(target, paths)):
@@ -297,8 +328,6 @@ class Environments:
                     with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
                         link(Path(fresh) / "prefix")
                         (Path(fresh) / "prefix").rename(target)
-        if artifact is not None:
-            self._unchanged(artifact)
         if not placement.in_place:
             self._know(target)
         return target

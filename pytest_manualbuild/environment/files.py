@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild.errors import ChannelError, EnvironmentBroken
+from pytest_manualbuild.hosts.runs import locked
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.package import archive, entries
 
@@ -32,15 +33,17 @@ def private_channel(
     """
     target = copy_in(cache, artifact)
     folder = target.parents[1]
-    if not target.is_file() or sha256_of(target) != artifact.sha256:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as copy:
-            shutil.copyfile(artifact.path, copy)
-            if sha256_of(copy) != artifact.sha256:
-                raise EnvironmentBroken(
-                    f"{artifact.path}: it changed since the run was planned.",
-                    remedy="Leave the packages alone during a run, and run again.",
-                )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Whoever replaced it once more would have others take it for changed.
+    with locked(folder.with_suffix(".lock")):
+        if not target.is_file() or sha256_of(target) != artifact.sha256:
+            with replacing(target) as copy:
+                shutil.copyfile(artifact.path, copy)
+                if sha256_of(copy) != artifact.sha256:
+                    raise EnvironmentBroken(
+                        f"{artifact.path}: it changed since the run was planned.",
+                        remedy="Leave the packages alone during a run, and run again.",
+                    )
     index: dict[str, Any] = {}
     paths: list[dict[str, Any]] = []
     for name, content in archive.info_members(target):
@@ -48,21 +51,41 @@ def private_channel(
             index = json.loads(content)
         elif name == "info/paths.json":
             paths = entries(target, content)
-    section = "packages.conda" if target.name.endswith(".conda") else "packages"
-    record = {**index, "sha256": artifact.sha256, "size": artifact.size}
-    for subdir in {artifact.subdir, "noarch"}:
+    _describe(folder, [(artifact, index)])
+    return folder.as_uri(), index, paths
+
+
+def common_channel(cache: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> str:
+    """Make a channel of packages, with their indexes, that are in the cache; return its URL."""
+    names = sorted(f"{one.sha256} {one.subdir}/{one.filename}" for one, _ in packages)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    folder = cache / "together" / digest[:32]
+    for artifact, _ in packages:
+        place = folder / artifact.subdir / artifact.filename
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as link:
+            link.symlink_to(copy_in(cache, artifact))
+    _describe(folder, packages)
+    return folder.as_uri()
+
+
+def _describe(folder: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> None:
+    """Write what a channel holds."""
+    for subdir in {"noarch", *(artifact.subdir for artifact, _ in packages)}:
         described: dict[str, Any] = {
             "info": {"subdir": subdir},
             "packages": {},
             "packages.conda": {},
         }
-        if subdir == artifact.subdir:
-            described[section] = {artifact.filename: record}
+        for artifact, index in packages:
+            if artifact.subdir == subdir:
+                section = "packages.conda" if artifact.filename.endswith(".conda") else "packages"
+                record = {**index, "sha256": artifact.sha256, "size": artifact.size}
+                described[section][artifact.filename] = record
         place = folder / subdir / "repodata.json"
         place.parent.mkdir(exist_ok=True)
         with replacing(place) as file:
             file.write_text(json.dumps(described))
-    return folder.as_uri(), index, paths
 
 
 def check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> None:

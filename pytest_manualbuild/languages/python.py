@@ -46,11 +46,14 @@ while True:
         run("import " + name, {"__name__": "__main__"})
     except BaseException:
         status = 1
+        loaded = set(sys.modules)
         try:
             import traceback
             traceback.print_exc()
         except BaseException:
             pass
+        for other in set(sys.modules) - loaded:
+            sys.modules.pop(other, None)
     if getpid() != me:
         leave(0)
     for stream in [*streams, sys.stdout, sys.stderr]:
