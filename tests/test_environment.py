@@ -100,13 +100,8 @@ def test_a_copy_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
 ) -> None:
     """Nothing that was unpacked from other bytes may stand in for the package in a later run."""
     placeholder = "/opt/placeholder_" * 15
-    recipe = write_package(
-        tmp_path, TESTS, subdir="linux-64", staged={"bin/tool": f"#!{placeholder}\ngood\n"}
-        TESTS,
-        name="odd",
-        subdir="linux-64",
-        staged={"bin/tool": f"#!{placeholder}\ngood\n"},
-    )
+    staged = {"bin/tool": f"#!{placeholder}\ngood\n"}
+    recipe = write_package(tmp_path, TESTS, subdir="linux-64", staged=staged)
     (path,) = package.find(recipe, None)
     artifact = package.read(path)
     evil_folder = tmp_path / "evil"
