@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pytest_manualbuild import errors
+from pytest_manualbuild import errors, outfiles
 from pytest_manualbuild.errors import ArtifactError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS
 from pytest_manualbuild.reports.text import visible
@@ -175,6 +175,8 @@ def _audit(arguments: argparse.Namespace) -> int:
             status = 1
     if arguments.json:
         sys.stdout.write(json.dumps(views.to_json(audits, predictions), indent=2) + "\n")
+    if arguments.sarif and (why := outfiles.refusal(arguments.sarif, "sarif")):
+        raise ManualBuildError(f"--sarif {arguments.sarif}: {why}.", remedy="Name another file.")
     if arguments.sarif:
         try:
             arguments.sarif.write_text(json.dumps(views.to_sarif(audits), indent=2) + "\n")

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from pytest_manualbuild import __version__, commits, evidence, hosts, matrix, narrowing, plan, show
+from pytest_manualbuild import (
+    __version__,
+    commits,
+    evidence,
+    hosts,
+    matrix,
+    narrowing,
+    outfiles,
+    plan,
+    show,
+)
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.hosts.runs import Run
@@ -40,8 +50,6 @@ def begin(config: pytest.Config) -> Controller | Worker:
             f"--recipe collects only the recipe, not {' '.join(config.args)!r}."
             " Select checks with -k and hosts with --on."
         )
-    if getattr(option, "looponfail", False):
-        raise pytest.UsageError("--recipe tests packages once: leave out -f (--looponfail).")
     numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
     if any(number is not None and not number > 0 for number in numbers):
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
@@ -82,6 +90,9 @@ def _check_places(option: Any) -> None:
                 f"{name} {given}: it lies in the recipe's folder {recipe}, which a report would"
                 f" change. Name one outside with {name}."
             )
+    junit = getattr(option, "mb_junitxml", None)
+    if junit is not None and (why := outfiles.refusal(Path(junit), "<testsuite")):
+        raise pytest.UsageError(f"--junitxml {junit}: {why}. Name another file.")
     if recipe.is_relative_to(Path(option.mb_evidence).resolve() / "recipe"):
         raise pytest.UsageError(
             f"--recipe {option.mb_recipe}: it is the copy in the report {option.mb_evidence}, which"
@@ -193,8 +204,11 @@ class Controller(Session):
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Begin the evidence before the first host exists, unless nothing is to run."""
-        if session.config.option.collectonly:
-            return
+        option = session.config.option
+        # With pytest-xdist its workers alone know what was selected.
+        nothing = self.plan.cells and not session.items and not getattr(option, "tx", None)
+        if option.collectonly or nothing:
+            return  # an older report stays
         try:
             run_id = self.run().run_id
             self._journal = evidence.begin(
@@ -244,7 +258,7 @@ class Controller(Session):
             records=self._records.values(),
         )
         results, status = evidence.conclude(
-            self.plan, self._results, selected, pytest_status=int(exitstatus)
+            self.plan, self._results, selected, pytest_status=self._pytest_status(int(exitstatus))
         )
         session.exitstatus = status
         self.evidence = evidence.Evidence(
@@ -281,6 +295,12 @@ class Controller(Session):
             self.evidence = None
             show.error(self.config, error)
 
+    def _pytest_status(self, status: int) -> int:
+        """Return pytest's exit status; pytest-xdist calls it an interruption where -x stops it."""
+        distributed = self.config.pluginmanager.get_plugin("dsession")
+        stopped = str(getattr(distributed, "shouldstop", "")).startswith("stopping after")
+        return 1 if stopped and status == pytest.ExitCode.INTERRUPTED else status
+
     def _record(self, name: str) -> HostRecord:
         if name in self._records:
             return self._records[name]
@@ -302,6 +322,8 @@ class Controller(Session):
     def release(self) -> None:
         """Release hosts and solver, and remove whatever is left of the run."""
         super().release()
+        if self._journal is not None:
+            self._journal.close()
         if self._run is not None:
             hosts.sweep(self._run)
             self._run = None

@@ -7,6 +7,7 @@ written last; whatever stops a run before that leaves no evidence at all.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -75,12 +76,22 @@ class Journal:
     Each is with the operating system before the next, and on disk within ``SYNC_S`` of it.
     """
 
-    def __init__(self, path: Path, run_id: str, plan_sha256: str) -> None:
-        """Write the first line, which says whose journal this is."""
+    def __init__(self, path: Path, run_id: str, plan_sha256: str, held: int) -> None:
+        """Write the first line, which says whose journal this is.
+
+        ``held`` is a descriptor that keeps others from the folder until ``close``.
+        """
         self._path = path
+        self._held: int | None = held
         self.run_id = run_id
         self._synced_s = 0.0
         self._write({"journal": PREDICATE, "run_id": run_id, "plan_sha256": plan_sha256})
+
+    def close(self) -> None:
+        """Let others use the folder; safe to call twice."""
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
 
     def add(self, result: CheckResult) -> None:
         """Append one result; EvidenceError when it cannot be written."""
@@ -102,27 +113,54 @@ def begin(folder: Path, planned: Plan, run_id: str, *, junit_copy: str | None = 
     """Make the folder of a run's evidence, in place of an older one of ours.
 
     An older report at ``junit_copy`` goes as well. Raises EvidenceError for a folder that holds
-    anything else.
+    anything else, or that another run is writing to.
     """
     try:
-        if junit_copy is not None:
-            Path(junit_copy).unlink(missing_ok=True)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not _is_ours(folder):
-                raise EvidenceError(
-                    f"{folder}: it holds something that is not a report of this tool.",
-                    remedy="Name another folder with --evidence.",
-                )
-            # The old verdict goes first: a run that is killed now must not leave it standing.
-            for name in (*_VIEWS, "results.jsonl", "evidence.json.sig"):
-                (folder / name).unlink(missing_ok=True)
-            # Waivers stay: they are about a version of a package, not about one run of it.
-            for name in ("logs", "recipe", "approvals", "request"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+        elif not folder.is_dir() or (any(folder.iterdir()) and not _is_ours(folder)):
+            raise EvidenceError(
+                f"{folder}: it holds something that is not a report of this tool.",
+                remedy="Name another folder with --evidence.",
+            )
+        held = _hold(folder)
+        try:
+            _clear(folder, junit_copy)
+            digest = planning.digest(planned)
+            return Journal(folder / "results.jsonl", run_id, digest, held)
+        except BaseException:
+            os.close(held)
+            raise
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return Journal(folder / "results.jsonl", run_id, planning.digest(planned))
+
+
+def _clear(folder: Path, junit_copy: str | None) -> None:
+    """Remove an older report of ours."""
+    if junit_copy is not None:
+        Path(junit_copy).unlink(missing_ok=True)
+    # The old verdict goes first: a run that is killed now must not leave it standing.
+    for name in (*_VIEWS, "results.jsonl", "evidence.json.sig"):
+        (folder / name).unlink(missing_ok=True)
+    # Waivers stay: they are about a version of a package, not about one run of it.
+    for name in ("logs", "recipe", "approvals", "request"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _hold(folder: Path) -> int:
+    """Keep others from a folder as long as the descriptor that is returned is open."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(held)
+        raise EvidenceError(
+            f"{folder}: another run is writing its report there.",
+            remedy="Wait for it, or name another folder with --evidence.",
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return held
 
 
 def _is_ours(folder: Path) -> bool:

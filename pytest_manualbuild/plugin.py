@@ -100,6 +100,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     recipe = early_config.known_args_namespace.mb_recipe
     if recipe is None:
         return
+    if getattr(early_config.known_args_namespace, "looponfail", False):
+        raise pytest.UsageError("--recipe tests packages once: leave out -f (--looponfail).")
     early_config.known_args_namespace.noconftest = True
     folder = Path(recipe).resolve()
     found = early_config.inipath

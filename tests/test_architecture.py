@@ -34,6 +34,7 @@ ROAD = [
         "scheduling",
         "nodes",
         "narrowing",
+        "outfiles",
         "recipe_tests",
         "recipe_fixtures",
         "show",

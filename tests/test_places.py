@@ -1,0 +1,117 @@
+"""What a run writes, and where: nothing of the user's is lost, and no two runs share a report."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import manualbuild, results, run_local, write_package
+
+TESTS = "test:\n  commands:\n    - 'true'\n    - 'false'\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "make", "why"),
+    [
+        ("build_artifacts/noarch/odd-1-0.conda", None, "there is another file already"),
+        ("local.toml", None, "there is another file already"),
+        ("link", lambda path: path.symlink_to("local.toml"), "it is no plain file"),
+        ("pipe", os.mkfifo, "it is no plain file"),
+        ("", None, "it is no plain file"),
+    ],
+)
+def test_a_junit_report_takes_nobody_s_place(
+    tmp_path: Path, place: str, make: Callable[[Path], None] | None, why: str
+) -> None:
+    write_package(tmp_path, TESTS)
+    if make is not None:
+        make(tmp_path / place)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    ran = run_local(tmp_path, f"--junitxml={place}")
+
+    assert (ran.status, f"--junitxml {tmp_path / place}: {why}" in ran.out) == (4, True), ran.out
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_list_of_findings_takes_nobody_s_place(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+    package = tmp_path / "build_artifacts/noarch/odd-1-0.conda"
+    before = package.read_bytes()
+
+    ran = manualbuild("audit", str(package), "--sarif", str(package), cwd=tmp_path)
+
+    assert (ran.status, "would be lost" in ran.out, package.read_bytes()) == (4, True, before)
+    for _ in range(2):
+        manualbuild("audit", str(package), "--sarif", "found.json", cwd=tmp_path)
+    assert "sarif" in json.loads((tmp_path / "found.json").read_text())["$schema"]
+
+
+def test_a_selection_of_nothing_leaves_the_report_alone(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+    run_local(tmp_path)
+    before = (tmp_path / "manualbuild-report/evidence.json").read_bytes()
+
+    assert run_local(tmp_path, "-k", "typo").status == 5
+    assert (tmp_path / "manualbuild-report/evidence.json").read_bytes() == before
+
+
+def test_two_runs_do_not_write_one_report(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+    run_local(tmp_path)
+    folder = tmp_path / "manualbuild-report"
+    before = (folder / "evidence.json").read_bytes()
+    held = os.open(folder, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    ran = run_local(tmp_path)
+    os.close(held)
+
+    assert (ran.status, "another run is writing its report there" in ran.out) == (4, True), ran.out
+    assert (folder / "evidence.json").read_bytes() == before
+    assert run_local(tmp_path).status == 1
+
+
+def test_a_run_that_looks_for_changes_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+
+    ran = run_local(tmp_path, "-f")
+
+    assert (ran.status, "leave out -f" in ran.out, "Traceback" in ran.out) == (4, True, False)
+
+
+def test_the_first_failure_ends_a_run_with_one_status_however_it_is_run(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+
+    assert [run_local(tmp_path, "-x", *words).status for words in ((), ("-n", "2"))] == [1, 1]
+
+
+def test_a_trap_hides_no_failure(tmp_path: Path) -> None:
+    """conda-build passes it, as the shell ends with 0."""
+    write_package(tmp_path, "test:\n  commands:\n    - trap 'exit 0' EXIT\n    - 'false'\n")
+
+    assert run_local(tmp_path).status == 1
+    found = results(tmp_path / "manualbuild-report")
+    assert found["here", "commands[1]: false"] == ("failed", "exit-status")
+
+
+def test_a_shell_may_still_end_itself_well(tmp_path: Path) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n    - exit 0\n")
+
+    assert run_local(tmp_path).status == 0
+
+
+def test_an_activation_that_never_ends_fails_nothing_else(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS, staged={"etc/conda/activate.d/slow.sh": "sleep 60\n"})
+
+    assert run_local(tmp_path, "--check-timeout", "1").status == 1
+    assert results(tmp_path / "manualbuild-report") == {
+        ("here", "install"): ("failed", "timeout"),
+        ("here", "commands[0]: true"): ("skipped", "not-reached"),
+        ("here", "commands[1]: false"): ("skipped", "not-reached"),
+    }
