@@ -17,13 +17,14 @@ import yaml
 from pytest_manualbuild import attestations, build_record
 from pytest_manualbuild.attestations import PUBLISH
 from pytest_manualbuild.build_record import Record
-from pytest_manualbuild.errors import EvidenceError, UploadError
+from pytest_manualbuild.errors import EvidenceError
 from pytest_manualbuild.evidence import STATEMENT, Evidence, replace_file
-from pytest_manualbuild.gate.policy import Policy, is_label, is_owner
+from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.gate.verify import verify
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.reports import markdown
+from pytest_manualbuild.targets import as_label, as_owner
 from pytest_manualbuild.upload import UploadRefused
 
 FOLDER = "request"
@@ -53,11 +54,9 @@ def write(
     does not accept, UploadError for what is no label or owner, EvidenceError, or SignatureError.
     """
     for label in (copy.label, copy.to_label):
-        if not is_label(label):
-            raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
+        as_label(label)
     for owner in (copy.owner, copy.to_owner):
-        if not is_owner(owner):
-            raise UploadError(f"{owner!r} owns no channel.", remedy="Give a name such as 'jane'.")
+        as_owner(owner)
     verified = verify(folder, artifacts, policy)
     if verified.verdict.decision is not Decision.ACCEPT:
         raise UploadRefused(verified.verdict)

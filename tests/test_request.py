@@ -81,7 +81,15 @@ def test_nothing_is_requested_that_was_not_proven(case: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--user", "x; touch pwned"), ("--to-owner", "a/b"), ("--label", "ma\u0131n")]
+    "words",
+    [
+        ("--user", "x; touch pwned"),
+        ("--to-owner", "a/b"),
+        ("--label", "ma\u0131n"),
+        ("--user", ""),
+        ("--label", ""),
+        ("--user", "../x"),
+    ],
 )
 def test_what_can_be_no_owner_or_label_is_one_line(case: Path, words: tuple[str, str]) -> None:
     ran = manualbuild(*WORDS, *words, cwd=case)

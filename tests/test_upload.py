@@ -188,6 +188,41 @@ def test_a_token_that_is_refused_sends_nothing(case: Path, server: Server) -> No
     assert all(one["method"] == "GET" for one in server.requests())
 
 
+REFUSED = [("--user", one) for one in ("../x", "x?y", "x y", "a/b", "", "-x")]
+REFUSED += [("--label", one) for one in ("", "my label", "nolabel", "a" * 121)]
+REFUSED += [("--to", "Anaconda"), ("--to", "")]
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_can_be_no_owner_label_or_target_sends_nothing(
+    case: Path, server: Server, words: tuple[str, str]
+) -> None:
+    option, value = words
+
+    ran = publish(case, server, f"{option}={value}", "--dry-run")
+
+    assert (ran.status, ran.out.count("\n"), server.requests()) == (1, 1, []), ran.out
+    assert value in ran.out
+    assert not (case / "Anaconda").exists()
+    if option != "--to":
+        watch = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+        ran = manualbuild(*watch, f"{option}={value}", cwd=case, **server.environ)
+        # Only what is sent has a label for staging.
+        assert len(value) > 120 or (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+
+
+@pytest.mark.parametrize(("kind", "to"), [("anaconda", "folder"), ("directory", "anaconda")])
+def test_a_policy_allows_one_kind_of_target(case: Path, kind: str, to: str) -> None:
+    (case / "policy.toml").write_text(f'[target]\nkind = "{kind}"\n')
+    words = ("upload", "report", "--to", to, "--user", "builder", "--policy", "policy.toml")
+
+    ran = manualbuild(*words, cwd=case)
+
+    assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+    assert f"--to {to}: the policy allows --to" in ran.out
+    assert "Leave it out" not in ran.out
+
+
 def test_a_slow_server_is_waited_for(case: Path, server: Server) -> None:
     server.fault("slow")
     assert publish(case, server).status == 0

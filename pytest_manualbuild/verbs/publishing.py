@@ -80,12 +80,12 @@ def _request(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild.gate import policy  # noqa: PLC0415 # as above
 
     loaded = policy.load(arguments.policy)
-    owner = arguments.user or loaded.target.owner
-    if not owner:
+    owner = loaded.target.owner if arguments.user is None else arguments.user
+    if owner is None:
         raise UploadError("Whose channel are they in?", remedy="Give it with --user OWNER.")
     copy = request.Copy(
         owner=owner,
-        label=arguments.label or loaded.label(),
+        label=loaded.label() if arguments.label is None else arguments.label,
         to_owner=arguments.to_owner,
         to_label=arguments.to_label,
     )
@@ -125,8 +125,8 @@ def _verify_channel(arguments: argparse.Namespace) -> int:
     loaded = policy.load(arguments.policy)
     target = targets.open_target(
         arguments.of,
-        user=arguments.user or loaded.target.owner,
-        label=arguments.label or loaded.label(),
+        user=loaded.target.owner if arguments.user is None else arguments.user,
+        label=targets.as_label(loaded.label() if arguments.label is None else arguments.label),
         staging=None,
     )
     served = published.check(target, arguments.evidence, loaded)
