@@ -18,6 +18,7 @@ from pytest_manualbuild.gate.verdict import Decision
 from pytest_manualbuild.gate.verify import is_safe, verify
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.targets.base import UploadTarget
+from pytest_manualbuild.reports.text import visible
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,9 +33,10 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return it in lines for people."""
         if self.proven_by is not None:
-            return f"{self.key}: proven by {self.proven_by}\n"
+            return visible(f"{self.key}: proven by {self.proven_by}") + "\n"
         reasons = self.reasons or ("no evidence names it",)
-        return "".join([f"{self.key}: NOT PROVEN\n", *(f"  - {one}\n" for one in reasons)])
+        lines = [f"{self.key}: NOT PROVEN", *(f"  - {one}" for one in reasons)]
+        return "".join(f"{visible(line)}\n" for line in lines)
 
 
 def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list[Served]:

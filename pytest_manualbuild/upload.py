@@ -59,7 +59,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return the receipt in lines for people."""
         lines = [f"{one.package}  sha256 {one.sha256}: {one.done}" for one in self.packages]
-        return "\n".join([*lines, f"in {self.where}"]) + "\n"
+        return "\n".join(map(visible, [*lines, f"in {self.where}"])) + "\n"
 
 
 def upload(

@@ -188,6 +188,43 @@ def test_a_token_that_is_refused_sends_nothing(case: Path, server: Server) -> No
     assert all(one["method"] == "GET" for one in server.requests())
 
 
+ODD = ["GET user {}", "GET user []", 'GET user {"login": 5}', "GET dist []", 'GET dist "x"',
+       "GET dist null", 'GET dist {"sha256": "0", "labels": 5}',
+       'GET dist {"sha256": ["0"], "labels": ["manual"]}',
+       'GET dist {"sha256": "0", "labels": {"manual": 1}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ODD)
+def test_an_odd_answer_is_one_line(case: Path, server: Server, answer: str) -> None:
+    server.fault(f"says {answer}")
+
+    ran = publish(case, server)
+
+    assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+    assert ("another form" in ran.out, server.stored()) == (True, {}), ran.out
+
+
+@pytest.mark.parametrize("files", ["5", "null", "[5]", "[{}]", '[{"full_name": "odd"}]'])
+def test_an_odd_list_of_a_label_is_one_line(case: Path, server: Server, files: str) -> None:
+    server.fault(f'says GET channels {{"files": {files}}}')
+    words = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+
+    ran = manualbuild(*words, cwd=case, **server.environ)
+
+    assert (ran.status, ran.out.count("\n"), "another form" in ran.out) == (1, 1, True), ran.out
+
+
+def test_what_a_server_names_does_not_steer_the_terminal(case: Path, server: Server) -> None:
+    name = json.dumps("b/odd/1/noarch/\x1b[31modd.conda")
+    server.fault(f'says GET channels {{"files": [{{"full_name": {name}}}]}}')
+    words = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+
+    ran = manualbuild(*words, cwd=case, **server.environ)
+
+    assert (ran.status, "\x1b" in ran.out) == (1, False), ran.out
+    assert r"\x1b[31modd.conda: NOT PROVEN" in ran.out
+
+
 REFUSED = [("--user", one) for one in ("../x", "x?y", "x y", "a/b", "", "-x")]
 REFUSED += [("--label", one) for one in ("", "my label", "nolabel", "a" * 121)]
 REFUSED += [("--to", "Anaconda"), ("--to", "")]

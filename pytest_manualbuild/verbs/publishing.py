@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_manualbuild.reports.text import visible
+
 if TYPE_CHECKING:
     from pytest_manualbuild import upload
 
