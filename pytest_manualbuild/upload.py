@@ -87,7 +87,9 @@ def upload(
         verified = verify.verify(folder, copies, policy)
         if verified.verdict.decision is not Decision.ACCEPT:
             raise UploadRefused(verified.verdict)
-        target = open_target(to, user=user or policy.target.owner, label=label, staging=staging)
+        target = open_target(to, user=user, label=label, staging=staging)
+        packages = list(verified.files.values())
+        target.check(packages)  # before a run is noted as used
         uses = _uses(verified, target.where, policy)
         login = "" if dry_run else target.login()
         if policy.ledger is not None and not dry_run:
@@ -152,7 +154,7 @@ def publish(
         for artifact in artifacts:
             if _standing(target, artifact) is Standing.STAGED:
                 _settled(target, artifact, partial(target.promote, artifact), {Standing.PUBLIC})
-        target.finish()
+        target.finish(artifacts)
     words = {Standing.PUBLIC: "already there"}
     return [
         Published(

@@ -174,7 +174,7 @@ class AnacondaTarget:
         ):
             self._call(what, partial(function, label, owner, **file))
 
-    def finish(self) -> None:
+    def finish(self, artifacts: Collection[Artifact]) -> None:
         """Do nothing: the server indexes by itself."""
 
     def files(self) -> list[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 # argparse's type
 
+NOTHING_CHECKED = 8
+
 
 def add(verbs: Verbs) -> None:
     """Add these verbs to the parser of the command line."""
@@ -130,11 +132,16 @@ def _verify_channel(arguments: argparse.Namespace) -> int:
         user=loaded.target.owner if arguments.user is None else arguments.user,
         label=targets.as_label(loaded.label() if arguments.label is None else arguments.label),
         staging=None,
+        option="--of",
     )
     served = published.check(target, arguments.evidence, loaded)
     sys.stdout.write("".join(one.text() for one in served))
+    where = visible(target.where)
+    if not served:  # no green for a look at nothing
+        sys.stdout.write(f"{where}: no package is there, so that nothing was checked\n")
+        return NOTHING_CHECKED
     missing = sum(one.proven_by is None for one in served)
-    sys.stdout.write(f"{target.where}: {len(served)} files, {missing} not proven\n")
+    sys.stdout.write(f"{where}: {len(served)} files, {missing} not proven\n")
     return 1 if missing else 0
 
 
