@@ -260,6 +260,34 @@ def test_a_policy_allows_one_kind_of_target(case: Path, kind: str, to: str) -> N
     assert "Leave it out" not in ran.out
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_an_upload_leaves_no_copies(
+    case: Path, server: Server, number: signal.Signals
+) -> None:
+    (case / "scratch").mkdir()
+    server.fault("hold 9 before")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest_manualbuild.cli", *WORDS], cwd=case,
+        env={**os.environ, **server.environ, "TMPDIR": str(case / "scratch")},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + LIMIT_S
+    while not (server.state / "held").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert list((case / "scratch").glob("manualbuild-*"))
+
+    process.send_signal(number)
+    _, said = process.communicate(timeout=LIMIT_S)
+
+    (server.state / "release").touch()
+    told = "interrupted" if number is signal.SIGINT else f"ended by {number.name}"
+    assert (process.returncode, "Traceback" in said) == (128 + number, False), said
+    assert said.splitlines()[-1] == f"manualbuild: {told}."
+    assert not list((case / "scratch").glob("manualbuild-*"))
+
+
 def test_a_slow_server_is_waited_for(case: Path, server: Server) -> None:
     server.fault("slow")
     assert publish(case, server).status == 0
