@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tempfile
@@ -134,8 +135,13 @@ def _write(path: Path, receipt: Receipt) -> None:
     except OSError as error:
         raise UploadError(
             f"{path}: all is published, but the receipt cannot be written: {error.strerror}.",
-            remedy="Make room for it, and run the same command again.",
+            remedy=f"{_what_helps(error)}, and run the same command again.",
         ) from error
+
+
+def _what_helps(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "Make room for it" if full else "See to it that it can be written there"
 
 
 def publish(
