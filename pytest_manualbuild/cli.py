@@ -7,9 +7,12 @@ the verbs themselves print nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pytest_manualbuild import errors, outfiles
@@ -26,8 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
-        _look_where_we_are()
-        return verb(parsed)
+        with _orderly():
+            _look_where_we_are()
+            return verb(parsed)
+    except _Ended as ended:
+        with contextlib.suppress(OSError):  # the terminal may be what went away
+            sys.stderr.write(f"manualbuild: ended by {ended.number.name}.\n")
+            sys.stderr.flush()
+        return 128 + ended.number
     except ManualBuildError as error:
         # With the names of files, a stranger's words come here.
         sys.stderr.write("\n".join(map(visible, f"manualbuild: {error}".splitlines())) + "\n")
@@ -40,6 +49,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
         return ManualBuildError.exit_code
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal asks for our end: what cleans up after Ctrl-C cleans up after it as well."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _orderly() -> Iterator[None]:
+    """Make TERM and HUP an orderly end: no copies are left, no build goes on unfollowed."""
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        # As it was started: `nohup` has HUP ignored. Only the main thread gets signals.
+        if signal.getsignal(number) is signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    }
+
+    def end(number: int, _: object) -> None:
+        for one in before:  # a second one must not cut the clean-up
+            signal.signal(one, lambda *_: None)
+        raise _Ended(signal.Signals(number))
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _look_where_we_are() -> None:

@@ -91,6 +91,12 @@ class UploadError(ManualBuildError):
     exit_code = 1
 
 
+class TargetError(UploadError):
+    """A target that cannot be read: what it serves is not known."""
+
+    exit_code = 4
+
+
 class HostError(ManualBuildError):
     """A host, engine, disk or network that keeps us from finding out.
 

@@ -7,16 +7,18 @@ downloaded and judged again with the evidence that names it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from pytest_manualbuild import body
+from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.gate.policy import Policy
-from pytest_manualbuild.gate.verdict import Decision
+from pytest_manualbuild.gate.verdict import Reason
 from pytest_manualbuild.gate.verify import is_safe, verify
 from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.reports.text import visible
 from pytest_manualbuild.targets.base import UploadTarget
 
 
@@ -32,9 +34,10 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return it in lines for people."""
         if self.proven_by is not None:
-            return f"{self.key}: proven by {self.proven_by}\n"
+            return visible(f"{self.key}: proven by {self.proven_by}") + "\n"
         reasons = self.reasons or ("no evidence names it",)
-        return "".join([f"{self.key}: NOT PROVEN\n", *(f"  - {one}\n" for one in reasons)])
+        lines = [f"{self.key}: NOT PROVEN", *(f"  - {one}" for one in reasons)]
+        return "".join(f"{visible(line)}\n" for line in lines)
 
 
 def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list[Served]:
@@ -51,21 +54,37 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
         served = [one for one in artifacts if is_safe(one) and one.key in reasons]
         if not served:
             continue
+        got = []
         with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
             for artifact in served:
-                _download(target, artifact, Path(scratch) / artifact.key)
+                try:
+                    _download(target, artifact, Path(scratch) / artifact.key)
+                    got.append(artifact)
+                except UploadError as error:
+                    reasons[artifact.key].append(error.problem)
+                    (Path(scratch) / artifact.key).unlink(missing_ok=True)
             verdict = verify(folder, Path(scratch), policy, published=True).verdict
-        for artifact in served:
-            if verdict.decision is Decision.ACCEPT:
+        absent = {one.key for one in artifacts} - {one.key for one in got}
+        left = [one.text for one in verdict.reasons if not _is_of_absence(one, absent)]
+        for artifact in got:
+            if not left:
                 proven[artifact.key] = folder
-            reasons[artifact.key] += [f"{folder}: {one.text}" for one in verdict.reasons]
+            reasons[artifact.key] += [f"{folder}: {text}" for text in left]
     return [
         Served(key=key, proven_by=proven.get(key), reasons=tuple(reasons[key])) for key in public
     ]
 
 
+def _is_of_absence(reason: Reason, absent: Collection[str]) -> bool:
+    """Say whether a reason is only that packages of the run, not those served, are withdrawn."""
+    return any(reason.text == f"{key}: the file is not there." for key in absent)
+
+
 def _evidence(folders: Iterable[Path]) -> Iterator[Path]:
     left = [*folders][::-1]
+    for folder in left:
+        if not folder.is_dir():
+            raise EvidenceError(f"{folder}: there is no such folder.", remedy="Name evidence.")
     while left:  # not by calling itself: they may be nested deeper than that can go
         folder = left.pop()
         if body.is_body(folder):

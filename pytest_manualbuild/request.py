@@ -14,19 +14,22 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from pytest_manualbuild import attestations, build_record
+from pytest_manualbuild import attestations, body, build_record
 from pytest_manualbuild.attestations import PUBLISH
 from pytest_manualbuild.build_record import Record
-from pytest_manualbuild.errors import EvidenceError, UploadError
+from pytest_manualbuild.errors import EvidenceError
 from pytest_manualbuild.evidence import STATEMENT, Evidence, replace_file
-from pytest_manualbuild.gate.policy import Policy, is_label, is_owner
+from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.gate.verify import verify
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.reports import markdown
+from pytest_manualbuild.targets import as_label, as_owner
 from pytest_manualbuild.upload import UploadRefused
 
 FOLDER = "request"
+FILES = (REQUEST, COPY, CHECKLIST) = ("cfep3_copy.yml", "copy.sh", "checklist.md")
+STATEMENTS = "attestations"
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,19 +56,18 @@ def write(
     does not accept, UploadError for what is no label or owner, EvidenceError, or SignatureError.
     """
     for label in (copy.label, copy.to_label):
-        if not is_label(label):
-            raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
+        as_label(label)
     for owner in (copy.owner, copy.to_owner):
-        if not is_owner(owner):
-            raise UploadError(f"{owner!r} owns no channel.", remedy="Give a name such as 'jane'.")
+        as_owner(owner)
+    _remove(folder)
     verified = verify(folder, artifacts, policy)
     if verified.verdict.decision is not Decision.ACCEPT:
         raise UploadRefused(verified.verdict)
     packages = list(verified.files.values())
     files = {
-        "cfep3_copy.yml": cfep3_copy(packages, copy),
-        "copy.sh": copy_commands(packages, copy),
-        "checklist.md": checklist(
+        REQUEST: cfep3_copy(packages, copy),
+        COPY: copy_commands(packages, copy),
+        CHECKLIST: checklist(
             verified.evidence,
             verified.verdict,
             policy,
@@ -74,7 +76,7 @@ def write(
             builds=list(build_record.in_folder(folder, verified.evidence.logs)),
         ),
     }
-    statements = {f"attestations/{one.filename}": publish_statement(one, copy) for one in packages}
+    statements = {f"{STATEMENTS}/{one.filename}": publish_statement(one, copy) for one in packages}
     files |= {f"{name}.json": text for name, text in statements.items()}
     if sign:
         bundles = attestations.sign(statements)
@@ -84,8 +86,7 @@ def write(
         for name, text in files.items():
             path = folder / FOLDER / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent.is_symlink() or (folder / FOLDER).is_symlink():
-                raise EvidenceError(f"{path.parent}: it is a link.", remedy="Remove it.")
+            _no_links(folder)
             replace_file(path, text.encode())
             written.append(path)
     except OSError as error:
@@ -93,6 +94,34 @@ def write(
             f"{folder / FOLDER}: cannot be written: {error.strerror}.", remedy="Check the folder."
         ) from error
     return written
+
+
+def _no_links(folder: Path) -> None:
+    for path in (folder / FOLDER, folder / FOLDER / STATEMENTS):
+        if path.is_symlink():
+            raise EvidenceError(f"{path}: it is a link.", remedy="Remove it.")
+
+
+def _remove(folder: Path) -> None:
+    """Remove an earlier request, so that none is there if this one is refused.
+
+    Only what a request consists of, and only where evidence is: a folder may just be called so.
+    """
+    if not body.is_body(folder):
+        return
+    _no_links(folder)
+    old = folder / FOLDER
+    try:
+        for path in [*(old / name for name in FILES), *(old / STATEMENTS).glob("*.json")]:
+            path.unlink(missing_ok=True)
+        for path in (old / STATEMENTS, old):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+    except OSError as error:
+        raise EvidenceError(
+            f"{old}: the earlier request cannot be removed: {error.strerror}.",
+            remedy="Check the folder.",
+        ) from error
 
 
 def cfep3_copy(packages: Sequence[Artifact], copy: Copy) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tempfile
@@ -20,7 +21,8 @@ from pytest_manualbuild.gate.ledger import Use
 from pytest_manualbuild.gate.policy import Policy, is_label
 from pytest_manualbuild.gate.verdict import Decision, Verdict
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.targets import open_target
+from pytest_manualbuild.reports.text import visible
+from pytest_manualbuild.targets import ANACONDA, as_label, as_owner, open_target
 from pytest_manualbuild.targets.base import Standing, UploadTarget
 
 
@@ -58,7 +60,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return the receipt in lines for people."""
         lines = [f"{one.package}  sha256 {one.sha256}: {one.done}" for one in self.packages]
-        return "\n".join([*lines, f"in {self.where}"]) + "\n"
+        return "\n".join(map(visible, [*lines, f"in {self.where}"])) + "\n"
 
 
 def upload(
@@ -75,15 +77,10 @@ def upload(
 
     Raises UploadRefused with the gate's verdict, UploadError, or EvidenceError.
     """
-    label = _label(label or policy.label(), policy)
-    _agree("--user", user, policy.target.owner)
-    kind = "anaconda" if to == "anaconda" else "directory"
-    _agree("--to", kind, policy.target.kind)
-    staging = f"{label}-staging" if policy.target.staging is True else policy.target.staging or None
-    if staging == label:
-        raise UploadError(
-            f"--label {label}: the policy has it as the label for staging.", remedy="Name another."
-        )
+    label = _label(policy.label() if label is None else label, policy)
+    user = _user(user, policy)
+    _kind(to, policy)
+    staging = _staging(label, policy) if to == ANACONDA else None
     with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
         # Judged, hashed and sent are the same private copies: nobody can change them in between.
         copies = Path(scratch)
@@ -91,12 +88,14 @@ def upload(
         verified = verify.verify(folder, copies, policy)
         if verified.verdict.decision is not Decision.ACCEPT:
             raise UploadRefused(verified.verdict)
-        target = open_target(to, user=user or policy.target.owner, label=label, staging=staging)
+        target = open_target(to, user=user, label=label, staging=staging)
+        packages = list(verified.files.values())
+        target.check(packages)  # before a run is noted as used
         uses = _uses(verified, target.where, policy)
         login = "" if dry_run else target.login()
         if policy.ledger is not None and not dry_run:
             policy.ledger.add(uses)
-        done = publish(target, list(verified.files.values()), dry_run=dry_run)
+        done = publish(target, packages, dry_run=dry_run)
     receipt = Receipt(
         where=target.where,
         login=login,
@@ -136,8 +135,13 @@ def _write(path: Path, receipt: Receipt) -> None:
     except OSError as error:
         raise UploadError(
             f"{path}: all is published, but the receipt cannot be written: {error.strerror}.",
-            remedy="Make room for it, and run the same command again.",
+            remedy=f"{_what_helps(error)}, and run the same command again.",
         ) from error
+
+
+def _what_helps(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "Make room for it" if full else "See to it that it can be written there"
 
 
 def publish(
@@ -156,7 +160,7 @@ def publish(
         for artifact in artifacts:
             if _standing(target, artifact) is Standing.STAGED:
                 _settled(target, artifact, partial(target.promote, artifact), {Standing.PUBLIC})
-        target.finish()
+        target.finish(artifacts)
     words = {Standing.PUBLIC: "already there"}
     return [
         Published(
@@ -225,8 +229,7 @@ def _read_back(target: UploadTarget, artifact: Artifact) -> None:
 
 
 def _label(label: str, policy: Policy) -> str:
-    if not is_label(label):
-        raise UploadError(f"{label!r} is not a label.", remedy="Give one such as 'manual'.")
+    as_label(label)
     if label == "main" and policy.target.label != "main":
         raise UploadError(
             "The label 'main' publishes to everybody.",
@@ -236,8 +239,44 @@ def _label(label: str, policy: Policy) -> str:
     return label
 
 
-def _agree(option: str, given: str | None, wanted: str | None) -> None:
-    if given is not None and wanted is not None and given != wanted:
+def _user(user: str | None, policy: Policy) -> str | None:
+    if user is None:
+        return policy.target.owner
+    _agree("--user", as_owner(user), policy.target.owner)
+    return user
+
+
+def _kind(to: str, policy: Policy) -> None:
+    wanted = {ANACONDA: f"--to {ANACONDA}", "directory": "--to with a folder"}
+    if policy.target.kind not in (None, ANACONDA if to == ANACONDA else "directory"):
+        raise UploadError(
+            f"--to {to}: the policy allows {wanted[policy.target.kind]} only.", remedy="Give that."
+        )
+
+
+def _staging(label: str, policy: Policy) -> str | None:
+    """Return the label for files that nobody has looked at yet; None if there is to be none."""
+    named = policy.target.staging
+    if isinstance(named, str):
+        if named == label:
+            raise UploadError(
+                f"--label {label}: the policy has it as the label for staging.",
+                remedy="Name another.",
+            )
+        return named
+    if not named:
+        return None
+    staging = f"{label}-staging"
+    if not is_label(staging):
+        raise UploadError(
+            f"{staging!r}, under which the files are looked at first, is no label: it is too long.",
+            remedy="Take a shorter label, or name one for staging in the policy (target.staging).",
+        )
+    return staging
+
+
+def _agree(option: str, given: str, wanted: str | None) -> None:
+    if wanted is not None and given != wanted:
         raise UploadError(
             f"{option} {given}: the policy allows {wanted} only.", remedy="Leave it out."
         )

@@ -12,6 +12,7 @@ The file ``STATE/fault`` says what goes wrong, one fault a line:
     lost POST commit     do it, and close the connection without an answer
     hold 7 before        wait before the 7th request is carried out ("after": before its answer),
                          until STATE/release is there; STATE/held says that it waits
+    says GET dist []     answer with that JSON, and do nothing
     slow                 take 0.1 s for each request
     sha256 | label | size | bytes     store another hash, a further label, another size;
                          hand out other bytes
@@ -75,8 +76,11 @@ class Handler(BaseHTTPRequestHandler):
             (w[0] for w in faults()
              if w[1:3] == [self.command, kind] and rest.endswith("".join(w[3:]))), ""
         )  # fmt: skip
-        if told.isdigit():
-            answer: Answer = (int(told), {"error": "told to fail"})
+        says = next((w[3:] for w in faults() if w[:3] == ["says", self.command, kind]), None)
+        if says is not None:
+            answer: Answer = (200, json.loads(" ".join(says)))
+        elif told.isdigit():
+            answer = (int(told), {"error": "told to fail"})
         else:
             with LOCK:
                 answer = self.carry_out(kind, rest, data)

@@ -170,7 +170,16 @@ def test_a_build_that_fails_says_so_in_one_line(
 
 
 @pytest.mark.usefixtures("engine")
-def test_an_interrupted_build_leaves_no_container_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGINT, b"manualbuild: interrupted."),
+        (signal.SIGTERM, b"manualbuild: ended by SIGTERM."),
+    ],
+)
+def test_an_interrupted_build_leaves_no_container_and_says_so(
+    tmp_path: Path, number: signal.Signals, told: bytes
+) -> None:
     feedstock(tmp_path, steps="echo under way; trap '' INT TERM; sleep 600 & wait; wait")
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest_manualbuild.cli", "build", "."],
@@ -181,10 +190,10 @@ def test_an_interrupted_build_leaves_no_container_and_says_so(tmp_path: Path) ->
     while b"under way" not in (line := process.stdout.readline()):
         assert line, "it ended by itself"
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said, _ = process.communicate(timeout=60)
 
-    assert (process.returncode, said.splitlines()[-1]) == (130, b"manualbuild: interrupted.")
+    assert (process.returncode, said.splitlines()[-1]) == (128 + number, told)
     record = record_of(tmp_path)
     assert (record["state"], record["exit_status"], record["packages"]) == ("interrupted", None, [])
     assert containers() == ""

@@ -80,8 +80,38 @@ def test_nothing_is_requested_that_was_not_proven(case: Path) -> None:
     assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
 
 
+def test_a_refused_request_leaves_no_earlier_one(case: Path) -> None:
+    request = case / "report/request"
+    assert manualbuild(*WORDS, cwd=case).status == 0
+    (request / "attestations/old-1-0.conda.json").write_text("{}")
+    assert manualbuild(*WORDS, cwd=case).status == 0
+    assert [path.name for path in (request / "attestations").iterdir()] == ["odd-1-0.conda.json"]
+    (request / "letter.txt").write_text("somebody's own")
+    with package(case).open("ab") as file:
+        file.write(b"\0")
+
+    assert manualbuild(*WORDS, cwd=case).status == 1
+
+    assert [path.name for path in request.rglob("*")] == ["letter.txt"]
+
+
+def test_a_folder_that_is_only_called_request_is_left_alone(case: Path) -> None:
+    (case / "request").mkdir()
+    (case / "request/copy.sh").touch()
+    assert manualbuild("request", ".", "--user", "jane", cwd=case).status == 4
+    assert (case / "request/copy.sh").exists()
+
+
 @pytest.mark.parametrize(
-    "words", [("--user", "x; touch pwned"), ("--to-owner", "a/b"), ("--label", "ma\u0131n")]
+    "words",
+    [
+        ("--user", "x; touch pwned"),
+        ("--to-owner", "a/b"),
+        ("--label", "ma\u0131n"),
+        ("--user", ""),
+        ("--label", ""),
+        ("--user", "../x"),
+    ],
 )
 def test_what_can_be_no_owner_or_label_is_one_line(case: Path, words: tuple[str, str]) -> None:
     ran = manualbuild(*WORDS, *words, cwd=case)

@@ -49,6 +49,14 @@ def test_a_good_signature_names_the_person_and_the_key(
     assert found.fingerprint in said.stdout.decode()
 
 
+def test_a_key_that_others_can_read_is_refused_in_words(keys: Path, tmp_path: Path) -> None:
+    key = tmp_path / "open"
+    key.write_bytes((keys / "alice").read_bytes())
+    key.chmod(0o644)
+    with pytest.raises(SignatureError, match=r"refused: Permissions 0644 .*open' are too open"):
+        signed(tmp_path, key)
+
+
 def test_signing_again_replaces_the_signature_and_asks_nothing(keys: Path, tmp_path: Path) -> None:
     signed(tmp_path, keys / "alice")
 

@@ -188,6 +188,106 @@ def test_a_token_that_is_refused_sends_nothing(case: Path, server: Server) -> No
     assert all(one["method"] == "GET" for one in server.requests())
 
 
+ODD = ["GET user {}", "GET user []", 'GET user {"login": 5}', "GET dist []", 'GET dist "x"',
+       "GET dist null", 'GET dist {"sha256": "0", "labels": 5}',
+       'GET dist {"sha256": ["0"], "labels": ["manual"]}',
+       'GET dist {"sha256": "0", "labels": {"manual": 1}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ODD)
+def test_an_odd_answer_is_one_line(case: Path, server: Server, answer: str) -> None:
+    server.fault(f"says {answer}")
+
+    ran = publish(case, server)
+
+    assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+    assert ("another form" in ran.out, server.stored()) == (True, {}), ran.out
+
+
+@pytest.mark.parametrize("files", ["5", "null", "[5]", "[{}]", '[{"full_name": "odd"}]'])
+def test_an_odd_list_of_a_label_is_one_line(case: Path, server: Server, files: str) -> None:
+    server.fault(f'says GET channels {{"files": {files}}}')
+    words = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+
+    ran = manualbuild(*words, cwd=case, **server.environ)
+
+    assert (ran.status, ran.out.count("\n"), "another form" in ran.out) == (1, 1, True), ran.out
+
+
+def test_what_a_server_names_does_not_steer_the_terminal(case: Path, server: Server) -> None:
+    name = json.dumps("b/odd/1/noarch/\x1b[31modd.conda")
+    server.fault(f'says GET channels {{"files": [{{"full_name": {name}}}]}}')
+    words = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+
+    ran = manualbuild(*words, cwd=case, **server.environ)
+
+    assert (ran.status, "\x1b" in ran.out) == (1, False), ran.out
+    assert r"\x1b[31modd.conda: NOT PROVEN" in ran.out
+
+
+REFUSED = [("--user", one) for one in ("../x", "x?y", "x y", "a/b", "", "-x")]
+REFUSED += [("--label", one) for one in ("", "my label", "nolabel", "a" * 121)]
+REFUSED += [("--to", "Anaconda"), ("--to", "")]
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_can_be_no_owner_label_or_target_sends_nothing(
+    case: Path, server: Server, words: tuple[str, str]
+) -> None:
+    option, value = words
+
+    ran = publish(case, server, f"{option}={value}", "--dry-run")
+
+    assert (ran.status, ran.out.count("\n"), server.requests()) == (1, 1, []), ran.out
+    assert value in ran.out
+    assert not (case / "Anaconda").exists()
+    if option != "--to":
+        watch = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
+        ran = manualbuild(*watch, f"{option}={value}", cwd=case, **server.environ)
+        # Only what is sent has a label for staging.
+        assert len(value) > 120 or (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+
+
+@pytest.mark.parametrize(("kind", "to"), [("anaconda", "folder"), ("directory", "anaconda")])
+def test_a_policy_allows_one_kind_of_target(case: Path, kind: str, to: str) -> None:
+    (case / "policy.toml").write_text(f'[target]\nkind = "{kind}"\n')
+    words = ("upload", "report", "--to", to, "--user", "builder", "--policy", "policy.toml")
+
+    ran = manualbuild(*words, cwd=case)
+
+    assert (ran.status, ran.out.count("\n")) == (1, 1), ran.out
+    assert f"--to {to}: the policy allows --to" in ran.out
+    assert "Leave it out" not in ran.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_an_upload_leaves_no_copies(
+    case: Path, server: Server, number: signal.Signals
+) -> None:
+    (case / "scratch").mkdir()
+    server.fault("hold 9 before")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest_manualbuild.cli", *WORDS], cwd=case,
+        env={**os.environ, **server.environ, "TMPDIR": str(case / "scratch")},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + LIMIT_S
+    while not (server.state / "held").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert list((case / "scratch").glob("manualbuild-*"))
+
+    process.send_signal(number)
+    _, said = process.communicate(timeout=LIMIT_S)
+
+    (server.state / "release").touch()
+    told = "interrupted" if number is signal.SIGINT else f"ended by {number.name}"
+    assert (process.returncode, "Traceback" in said) == (128 + number, False), said
+    assert said.splitlines()[-1] == f"manualbuild: {told}."
+    assert not list((case / "scratch").glob("manualbuild-*"))
+
+
 def test_a_slow_server_is_waited_for(case: Path, server: Server) -> None:
     server.fault("slow")
     assert publish(case, server).status == 0
@@ -321,7 +421,7 @@ def test_a_channel_folder_is_indexed_and_never_overwritten(case: Path) -> None:
 def test_a_label_is_judged_again_from_what_it_serves(case: Path, server: Server) -> None:
     words = ("verify-channel", "report", "--of", "anaconda", "--user", "builder")
     ran = manualbuild(*words, cwd=case, **server.environ)
-    assert (ran.status, "0 files" in ran.out) == (0, True), ran.out
+    assert (ran.status, "nothing was checked" in ran.out) == (8, True), ran.out
     assert publish(case, server).status == 0
     ran = manualbuild(*words, cwd=case, **server.environ)
     assert (ran.status, "proven by report" in ran.out) == (0, True), ran.out
@@ -373,6 +473,7 @@ def test_a_receipt_that_cannot_be_written_is_said(case: Path, server: Server) ->
     (case / "report/receipt.json").mkdir()
     ran = publish(case, server)
     assert (ran.status, "all is published" in ran.out) == (1, True), ran.out
+    assert "Make room" not in ran.out
     (case / "report/receipt.json").rmdir()
     assert publish(case, server).status == 0
     published_once(case, server)

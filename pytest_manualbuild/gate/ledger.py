@@ -6,6 +6,8 @@ report at another target, is a replay. A line is written before the first byte l
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -54,16 +56,12 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     def add(self, uses: Iterable[Use]) -> None:
         """Append what is not there yet; on disk when this returns. Raises UploadError."""
-        there = read(self.path)
-        lines = [
-            json.dumps(msgspec.to_builtins(use), sort_keys=True) for use in uses if use not in there
-        ]
         try:
-            # One write at the end of the file: lines of two uploads at once do not mix.
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
             try:
-                os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
-                os.fsync(descriptor)
+                # Two uploads at once see each other's lines, and mix none.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _append(descriptor, self._lines(uses))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -71,6 +69,32 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.path}: the ledger cannot be written: {error.strerror}.",
                 remedy="Nothing was published. Check that file, and run it again.",
             ) from error
+
+    def _lines(self, uses: Iterable[Use]) -> list[str]:
+        """Return the lines that are not there yet; UploadError if others came meanwhile."""
+        now = load(self.path)
+        fresh = [use for use in uses if use not in now.uses]
+        for use in fresh:
+            for fault in now.faults([use.run_id], use.evidence_sha256, use.where):
+                raise UploadError(
+                    f"The policy's ledger: {fault}.", remedy="Run the tests again for this target."
+                )
+        return [json.dumps(msgspec.to_builtins(use), sort_keys=True) for use in fresh]
+
+
+def _append(descriptor: int, lines: list[str]) -> None:
+    """Append whole lines, or nothing; on disk when this returns."""
+    size = os.fstat(descriptor).st_size
+    # An editor may have left out the end of the last line, and ours would be joined to it.
+    joint = "" if not size or os.pread(descriptor, 1, size - 1) == b"\n" else "\n"
+    data = (joint + "".join(f"{line}\n" for line in lines)).encode() if lines else b""
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)  # a line in part would make the ledger unreadable
+        raise
 
 
 def load(path: Path) -> Ledger:

@@ -271,5 +271,9 @@ def _ssh_keygen(*words: str, limit_s: float, data: bytes | None = None) -> None:
     if done.returncode != 0:
         # It says nothing about a key that is revoked, or about a list of them that is broken.
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["the key is revoked"]
+        # Above its complaint of a key that others can read it draws a box.
+        open_ = next((line for line in said if line.endswith("are too open.")), None)
+        if open_ is not None:
+            raise SignatureError(f"ssh-keygen refused: {open_}", remedy="Run chmod 600 on it.")
         reason = said[0].partition("/allowed:1: ")[2] or said[0]
         raise SignatureError(f"ssh-keygen refused: {reason}.", remedy="Check the key and the file.")

@@ -8,7 +8,7 @@ command takes an empty list for everybody's. Nothing is forced or skipped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -19,6 +19,13 @@ from pytest_manualbuild.targets.base import Present, Standing
 ANSWER_S = 300
 """How long an answer may take. Sending a file has no limit: a slow line needs hours for some."""
 _PIECE = 1 << 20
+
+
+class _OddAnswer(Exception):
+    """The server answered something else than its interface has."""
+
+    def __init__(self) -> None:
+        super().__init__("the server's answer has another form than expected")
 
 
 class AnacondaTarget:
@@ -51,27 +58,30 @@ class AnacondaTarget:
 
     def login(self) -> str:
         """Return the name of the account whose token is used."""
-        return str(self._call("ask who is logged in", self._api.user)["login"])
+
+        def ask() -> str:
+            name = _table(self._api.user()).get("login")
+            if not isinstance(name, str) or not name:
+                raise _OddAnswer
+            return name
+
+        return str(self._call("ask who is logged in", ask))
+
+    def check(self, artifacts: Collection[Artifact]) -> None:
+        """Do nothing: the server publishes what it is told to, and nothing else."""
 
     def look(self, artifact: Artifact) -> Present | None:
         """Return the hash, size and labels that the server has for that file name."""
         from binstar_client.errors import NotFound  # noqa: PLC0415 # see __init__
 
-        def ask() -> Any:  # noqa: ANN401 # the client has no types
+        def ask() -> Present | None:
             try:
-                return self._api.distribution(*self._name(artifact))
+                return _present(self._api.distribution(*self._name(artifact)))
             except NotFound:
                 return None
 
-        found = self._call(f"look for {artifact.key}", ask)
-        if found is None:
-            return None
-        size, labels = found.get("size"), found.get("labels") or found.get("channels") or ()
-        return Present(
-            sha256=str(found.get("sha256") or ""),
-            size=size if isinstance(size, int) else None,
-            labels=tuple(sorted(map(str, labels))),
-        )
+        found: Present | None = self._call(f"look for {artifact.key}", ask)
+        return found
 
     def standing(self, present: Present | None, artifact: Artifact) -> Standing:
         """Compare bytes and labels with exactly those asked for."""
@@ -164,16 +174,17 @@ class AnacondaTarget:
         ):
             self._call(what, partial(function, label, owner, **file))
 
-    def finish(self) -> None:
+    def finish(self, artifacts: Collection[Artifact]) -> None:
         """Do nothing: the server indexes by itself."""
 
     def files(self) -> list[str]:
         """Return every file that has the label."""
 
         def ask() -> list[str]:
-            found = self._api.show_channel(self._label, self._owner)["files"]
-            # OWNER/NAME/VERSION/SUBDIR/FILE, as the client prints it
-            return sorted(str(file["full_name"]).split("/", 3)[3] for file in found)
+            found = _table(self._api.show_channel(self._label, self._owner)).get("files")
+            if not isinstance(found, list):
+                raise _OddAnswer
+            return sorted(_key(_table(file).get("full_name")) for file in found)
 
         return list(self._call("list the files of the label", ask))
 
@@ -199,3 +210,32 @@ class AnacondaTarget:
             f"{self.where}: cannot {what}: {reason}.",
             remedy="Check --user and the token (ANACONDA_API_TOKEN), and run it again.",
         )
+
+
+def _table(answer: object) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise _OddAnswer
+    return answer
+
+
+def _present(answer: object) -> Present:
+    found = _table(answer)
+    size, sha256 = found.get("size"), found.get("sha256") or ""
+    labels = found.get("labels") or found.get("channels") or []
+    if not isinstance(sha256, str) or not isinstance(labels, list):
+        raise _OddAnswer
+    if not all(isinstance(label, str) for label in labels):
+        raise _OddAnswer
+    return Present(
+        sha256=sha256,
+        size=size if isinstance(size, int) else None,
+        labels=tuple(sorted(labels)),
+    )
+
+
+def _key(full_name: object) -> str:
+    """Return SUBDIR/FILE of OWNER/NAME/VERSION/SUBDIR/FILE, as the client prints it."""
+    parts = full_name.split("/", 3) if isinstance(full_name, str) else []
+    if len(parts) != 4:  # noqa: PLR2004 # as above
+        raise _OddAnswer
+    return parts[3]

@@ -7,7 +7,7 @@ has nothing between absent and public leaves ``staged`` out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import StrEnum
 from typing import BinaryIO, Protocol
 
@@ -53,6 +53,10 @@ class UploadTarget(Protocol):
         """Return who is publishing; empty where nobody logs in. Raises UploadError."""
         ...
 
+    def check(self, artifacts: Collection[Artifact]) -> None:
+        """Raise UploadError if these cannot be published alone. Changes nothing."""
+        ...
+
     def look(self, artifact: Artifact) -> Present | None:
         """Return what is there under the package's name, None if nothing is. Changes nothing."""
         ...
@@ -76,8 +80,8 @@ class UploadTarget(Protocol):
         """Bring a package from staged to public. Raises UploadError as ``send`` does."""
         ...
 
-    def finish(self) -> None:
-        """Do what is due once after all packages."""
+    def finish(self, artifacts: Collection[Artifact]) -> None:
+        """Do what is due once after all packages. Raises UploadError."""
         ...
 
     def files(self) -> list[str]:

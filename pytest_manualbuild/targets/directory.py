@@ -10,17 +10,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_manualbuild.errors import UploadError
+from pytest_manualbuild.errors import HostError, UploadError
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.package import PACKAGE_SUBDIRS
-from pytest_manualbuild.package.archive import EXTENSIONS
+from pytest_manualbuild.targets import channel
 from pytest_manualbuild.targets.base import Present, Standing
 
 _PIECE = 1 << 20
+_MOST_NAMED = 5
 
 
 class DirectoryTarget:
@@ -33,6 +33,20 @@ class DirectoryTarget:
     def login(self) -> str:
         """Return nobody."""
         return ""
+
+    def check(self, artifacts: Collection[Artifact]) -> None:
+        """Refuse where the index, which is of the whole folder, would publish something else."""
+        if not self._folder.exists():
+            return
+        ours = {artifact.key for artifact in artifacts}
+        others = [key for key in channel.unindexed(self._folder) if key not in ours]
+        if others:
+            more = f" and {len(others) - _MOST_NAMED} more" * (len(others) > _MOST_NAMED)
+            raise UploadError(
+                f"{self._folder}: nobody finds {', '.join(others[:_MOST_NAMED])}{more} there now,"
+                " and the new index would publish it.",
+                remedy="Move it away, or publish it first with the report that proves it.",
+            )
 
     def look(self, artifact: Artifact) -> Present | None:
         """Return the hash and size of the file of that name."""
@@ -84,20 +98,23 @@ class DirectoryTarget:
     def promote(self, artifact: Artifact) -> None:
         """Do nothing: the index does it."""
 
-    def finish(self) -> None:
+    def finish(self, artifacts: Collection[Artifact]) -> None:
         """Index the channel."""
         from pytest_manualbuild.environment.environments import index_channel  # noqa: PLC0415 # only here
 
-        index_channel(self._folder)
+        self.check(artifacts)  # again: sending may have taken hours
+        try:
+            index_channel(self._folder)
+        except HostError as error:
+            raise UploadError(
+                f"{error.problem} The packages lie there, and no index names them.",
+                remedy="Run it again; it goes on where it ended.",
+                detail=error.detail,
+            ) from error
 
     def files(self) -> list[str]:
-        """Return every package of the folder, in the index or not."""
-        return sorted(
-            path.relative_to(self._folder).as_posix()
-            for subdir in PACKAGE_SUBDIRS
-            for path in (self._folder / subdir).glob("*")
-            if path.name.endswith(EXTENSIONS)
-        )
+        """Return every package of the folder, in the index or not, and what the index names."""
+        return channel.files(self._folder)
 
     def _path(self, artifact: Artifact) -> Path:
         return self._folder / artifact.subdir / artifact.filename

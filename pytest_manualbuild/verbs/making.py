@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +25,6 @@ def add(verbs: Verbs) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild import build  # noqa: PLC0415 # only what the verb needs
 
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # else a build goes on that nobody follows
-        signal.signal(ending, signal.default_int_handler)
     path, record = build.build(
         arguments.recipe,
         config=arguments.config,

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_manualbuild.reports.text import visible
+
 if TYPE_CHECKING:
     from pytest_manualbuild import upload
 
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 # argparse's type
+
+NOTHING_CHECKED = 8
 
 
 def add(verbs: Verbs) -> None:
@@ -80,12 +84,12 @@ def _request(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild.gate import policy  # noqa: PLC0415 # as above
 
     loaded = policy.load(arguments.policy)
-    owner = arguments.user or loaded.target.owner
-    if not owner:
+    owner = loaded.target.owner if arguments.user is None else arguments.user
+    if owner is None:
         raise UploadError("Whose channel are they in?", remedy="Give it with --user OWNER.")
     copy = request.Copy(
         owner=owner,
-        label=arguments.label or loaded.label(),
+        label=loaded.label() if arguments.label is None else arguments.label,
         to_owner=arguments.to_owner,
         to_label=arguments.to_label,
     )
@@ -125,14 +129,19 @@ def _verify_channel(arguments: argparse.Namespace) -> int:
     loaded = policy.load(arguments.policy)
     target = targets.open_target(
         arguments.of,
-        user=arguments.user or loaded.target.owner,
-        label=arguments.label or loaded.label(),
+        user=loaded.target.owner if arguments.user is None else arguments.user,
+        label=targets.as_label(loaded.label() if arguments.label is None else arguments.label),
         staging=None,
+        option="--of",
     )
     served = published.check(target, arguments.evidence, loaded)
     sys.stdout.write("".join(one.text() for one in served))
+    where = visible(target.where)
+    if not served:  # no green for a look at nothing
+        sys.stdout.write(f"{where}: no package is there, so that nothing was checked\n")
+        return NOTHING_CHECKED
     missing = sum(one.proven_by is None for one in served)
-    sys.stdout.write(f"{target.where}: {len(served)} files, {missing} not proven\n")
+    sys.stdout.write(f"{where}: {len(served)} files, {missing} not proven\n")
     return 1 if missing else 0
 
 
