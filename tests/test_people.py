@@ -106,8 +106,8 @@ def test_the_command_line_goes_the_same_way(case: Path, keys: Path) -> None:
     value = json.loads(out)
     assert (status, value["decision"], value["exit_code"]) == (0, "accept", 0)
     for words, says in (
-        (("--key", str(keys / "dave")), "may not sign for the role approve"),
-        (("--key", str(keys / "mallory")), "not one of the allowed signers"),
+        (("--key", str(keys / "dave")), "may not sign for the role approve. Have it"),
+        (("--key", str(keys / "mallory")), "not one of the allowed signers. Have it"),
         (("--key", str(keys / "bob"), "--checked", "nothing"), "not known"),
         (("--key", "nowhere"), "No such file"),
     ):
