@@ -64,6 +64,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     stored: Stored
     junit: tuple[JunitCase, ...] | None
     """None: the report cannot be read."""
+    junit_difference: str = ""
+    """Where it is not the report that is written of this evidence, in words."""
+    missing: frozenset[str] = frozenset()
+    """Files of a run that are not there."""
     junit_sha256: str
     matrix_text: str
     recipe_sha256: str
@@ -149,22 +153,31 @@ def _identity(run: Run) -> Iterator[Reason]:
     evidence = run.stored.evidence
     if planning.digest(evidence.plan) != evidence.plan_sha256:
         yield _reject("The plan in the evidence is not the one that its digest names.")
-    try:
-        hosts = matrices.parse(run.matrix_text, "matrix.toml")
-    except ManualBuildError as error:
-        yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
-    else:
-        planned = evidence.plan.matrix
-        if replace(hosts, name=planned.name) != planned:
-            yield _reject("The matrix kept with the evidence is not the one that was run.")
+    yield from _matrix(run)
     if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
     went = {cell.host for cell in evidence.plan.cells}
     for name in sorted({result.host for result in evidence.results} - went):
         yield _reject(f"There are results of {name}, and the run's plan did not go there.")
     for name in sorted(evidence.logs.keys() | run.logs.keys()):
-        if evidence.logs.get(name) != run.logs.get(name):
+        if name not in run.logs:
+            yield _reject(f"The log {name} is missing.")
+        elif evidence.logs.get(name) != run.logs[name]:
             yield _reject(f"The log {name} is not the one that the run wrote.")
+
+
+def _matrix(run: Run) -> Iterator[Reason]:
+    planned = run.stored.evidence.plan.matrix
+    if "matrix.toml" in run.missing:
+        yield _reject("The matrix kept with the evidence is missing: matrix.toml.")
+        return
+    try:
+        hosts = matrices.parse(run.matrix_text, "matrix.toml")
+    except ManualBuildError as error:
+        yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
+    else:
+        if replace(hosts, name=planned.name) != planned:
+            yield _reject("The matrix kept with the evidence is not the one that was run.")
 
 
 def _packages(case: Case) -> Iterator[Reason]:
@@ -280,6 +293,9 @@ def _results(case: Case) -> Iterator[Reason]:
 def _junit(run: Run) -> Iterator[Reason]:
     """The JUnit report says the same."""
     evidence = run.stored.evidence
+    if "junit.xml" in run.missing:
+        yield _reject("junit.xml is missing.")
+        return
     if run.junit_sha256 != evidence.junit_sha256:
         yield _reject("junit.xml is not the report that the evidence names.")
     if run.junit is None:
@@ -294,6 +310,8 @@ def _junit(run: Run) -> Iterator[Reason]:
         )
     if any(hashes.get(c.artifact) != c.sha256 for c in run.junit):
         yield _reject("junit.xml is about other bytes.")
+    elif ours == theirs and run.junit_difference:
+        yield _reject(f"junit.xml and the evidence differ: {run.junit_difference}.")
 
 
 def _age(case: Case) -> Iterator[Reason]:

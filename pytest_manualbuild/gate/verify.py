@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,14 +91,19 @@ def verify(
 
 def _run(folder: Path, stored: Stored, policy: Policy) -> rules.Run:
     report = _bytes(folder / "junit.xml", MOST_BYTES)
-    cases: tuple[junit.Case, ...] | None
-    try:
-        cases = tuple(junit.read(report))
-    except EvidenceError:
-        cases = None
+    cases: tuple[junit.Case, ...] | None = None
+    difference = ""
+    with contextlib.suppress(EvidenceError):
+        root = junit.parse(report)
+        cases = tuple(junit.cases(root))
+        difference = junit.difference(stored.evidence, root)
     return rules.Run(
         stored=stored,
         junit=cases,
+        junit_difference=difference,
+        missing=frozenset(
+            name for name in ("junit.xml", "matrix.toml") if not os.path.lexists(folder / name)
+        ),
         junit_sha256=hashlib.sha256(report).hexdigest(),
         matrix_text=_bytes(folder / "matrix.toml", matrix.MOST_BYTES).decode(errors="replace"),
         recipe_sha256=_recipe_sha256(folder / "recipe"),
@@ -199,7 +205,7 @@ def _found(recipe: Path | None, planned: PlannedPackage, artifacts: Path | None)
     if path is None:
         return rules.Found(key=key, artifact=None, problem="the evidence names no safe file.")
     if not _is_file(path):
-        return rules.Found(key=key, artifact=None, problem="the file is not there.")
+        return rules.Found(key=key, artifact=None, problem=f"{path} is not there.")
     if path.stat().st_size != planned.artifact.size:
         return rules.Found(key=key, artifact=None, problem="these are other bytes: not as many.")
     try:
