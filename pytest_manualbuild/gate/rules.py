@@ -13,14 +13,13 @@ from datetime import datetime, timedelta
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.checks import checks, of_the_package
 from pytest_manualbuild.commits import Reviewed
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.gate import history, outcomes
+from pytest_manualbuild.gate import coherence, history, outcomes
 from pytest_manualbuild.gate import people as persons
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.agreement import differences
@@ -128,24 +127,10 @@ def _whole(case: Case) -> Iterator[Reason]:
         yield _reject("The run did not come to its end.")
     if not evidence.plan.packages:
         yield _unsure("The evidence names no package.")
-    for run in case.runs:
-        yield from _consistent(run.stored)
     if any(result.cause is Cause.NOT_SELECTED for result in evidence.results) and (
         not evidence.narrowed
     ):
         yield _reject("Checks were left out of the run, and the evidence does not say so.")
-
-
-def _consistent(stored: Stored) -> Iterator[Reason]:
-    evidence = stored.evidence
-    if stored.result != evidences.summary(evidence):
-        yield _reject(f"The evidence calls its result {stored.result}, and it is another.")
-    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
-    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
-    if evidence.exit_status not in fitting:
-        yield _reject(
-            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
-        )
 
 
 def _identity(run: Run) -> Iterator[Reason]:
@@ -314,6 +299,12 @@ def _junit(run: Run) -> Iterator[Reason]:
         yield _reject(f"junit.xml and the evidence differ: {run.junit_difference}.")
 
 
+def _coherent(run: Run) -> Iterator[Reason]:
+    """No part of what the run says gainsays another."""
+    wrote = {(case.host, case.artifact, case.check) for case in run.junit or () if case.wrote}
+    yield from coherence.contradictions(run.stored, wrote)
+
+
 def _age(case: Case) -> Iterator[Reason]:
     """No run is from the future, and none too old."""
     for run in case.runs:
@@ -394,6 +385,7 @@ _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_shipped, _BUILD),
     (_results, _RUN),
     (_each(_junit), _RUN),
+    (_each(_coherent), _RUN),
     (_age, _RUN),
     (_unused, _RUN),
     (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),
