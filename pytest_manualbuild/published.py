@@ -54,7 +54,13 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
         with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
             for artifact in served:
                 _download(target, artifact, Path(scratch) / artifact.key)
-            verdict = verify(folder, Path(scratch), policy, published=True).verdict
+            verdict = verify(
+                folder,
+                Path(scratch),
+                policy,
+                published=True,
+                called=lambda one: f"{target.where}/{one.key}",
+            ).verdict
         for artifact in served:
             if verdict.decision is Decision.ACCEPT:
                 proven[artifact.key] = folder

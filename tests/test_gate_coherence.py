@@ -416,10 +416,9 @@ def test_a_missing_log_and_a_missing_package_are_named(two: Path) -> None:
     log.unlink()
     name = log.relative_to(two / "report").as_posix()
     assert [one.text for one in judged(two).reasons] == [f"The log {name} is missing."]
-    ran = manualbuild("verify", "report", "--artifacts", "mistyped", cwd=two)
-    assert "mistyped/odd-1-0.conda is not there" in ran.out or (
-        "mistyped/noarch/odd-1-0.conda is not there" in ran.out
-    )
+    for words in (("verify", "report"), ("upload", "report", "--to", "channel")):
+        ran = manualbuild(*words, "--artifacts", "mistyped", cwd=two)
+        assert "noarch/odd-1-0.conda: mistyped/noarch/odd-1-0.conda is not there." in ran.out
 
 
 def test_tools_in_an_environment_of_their_own_hinder_nothing(two: Path) -> None:
