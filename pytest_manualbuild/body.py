@@ -7,15 +7,16 @@ here, a Windows machine there. Together they must cover the matrix, and no host 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild import evidence
+from pytest_manualbuild import evidence, matrix
 from pytest_manualbuild import plan as planning
-from pytest_manualbuild.errors import EvidenceError
+from pytest_manualbuild.errors import EvidenceError, MatrixError
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.records import CheckResult, HostRecord
 
@@ -40,7 +41,13 @@ def is_body(folder: Path) -> bool:
 
 def read_bytes(folder: Path) -> dict[Path, bytes]:
     """Return the report of each run of a folder, unread; EvidenceError if there is none."""
-    if (folder / REPORT).is_file() or not (folder / RUNS).is_dir():
+    several = (folder / RUNS).is_dir()
+    if several and os.path.lexists(folder / REPORT):
+        raise EvidenceError(
+            f"{folder}: it holds {REPORT} and {RUNS}/, and only one of them can be meant.",
+            remedy="Give a folder that holds one run, or several runs and no report beside them.",
+        )
+    if not several:
         return {folder: evidence.read_bytes(folder / REPORT)}
     folders = sorted(path for path in (folder / RUNS).iterdir() if path.is_dir())
     if not 0 < len(folders) <= MOST_RUNS:
@@ -86,7 +93,7 @@ def _merged(runs: Mapping[Path, Stored]) -> Stored:
     plan = replace(base.plan, cells=tuple(cell for one in found for cell in one.plan.cells))
     # With `--on` a run says that it left hosts out; whether all runs did is seen from the cells.
     narrowed = tuple(
-        sentence for one in found for sentence in one.narrowed if not sentence.startswith("--on ")
+        sentence for one in found for sentence in one.narrowed if not _is_of_hosts(sentence, one)
     )
     results = tuple(
         _moved(path, result) for path, stored in runs.items() for result in stored.evidence.results
@@ -111,6 +118,25 @@ def _merged(runs: Mapping[Path, Stored]) -> Stored:
     )
     subjects = next(iter(runs.values())).subjects
     return Stored(evidence=whole, subjects=subjects, result=evidence.summary(whole))
+
+
+def left_out(on: str) -> str:
+    """Return how a run says that it left out the hosts which this glob does not take."""
+    return f"--on {on} left out hosts of the matrix."
+
+
+def _is_of_hosts(sentence: str, run: Evidence) -> bool:
+    """Say whether a run says with a sentence that it went to these hosts only, and it did."""
+    before, after = left_out("\n").split("\n")
+    on = sentence.removeprefix(before).removesuffix(after)
+    if sentence != left_out(on):
+        return False
+    try:
+        went = matrix.select(run.plan.matrix, on)
+    except MatrixError:
+        return False
+    artifacts = [planned.artifact for planned in run.plan.packages]
+    return planning.cells(went, artifacts) == run.plan.cells
 
 
 def _moved(run: Path, result: CheckResult) -> CheckResult:

@@ -348,7 +348,13 @@ def parse(data: bytes, path: Path) -> Stored:
         if len(dict(subjects)) != len(subjects):
             raise ValueError("a package is named twice")
         evidence = msgspec.convert(predicate, type=Evidence)
-        for key in _unknown(predicate, msgspec.to_builtins(evidence) | {"result": ""}):
+        understood = {
+            "_type": "",
+            "predicateType": "",
+            "predicate": msgspec.to_builtins(evidence) | {"result": ""},
+            "subject": [{"name": "", "digest": {"sha256": ""}} for _ in subjects],
+        }
+        for key in _unknown(statement, understood):
             raise ValueError(f"unknown key {key!r}")
         return Stored(evidence=evidence, subjects=dict(subjects), result=str(predicate["result"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

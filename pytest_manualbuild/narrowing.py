@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import pytest
 
+from pytest_manualbuild.body import left_out
 from pytest_manualbuild.model import CheckKey
 from pytest_manualbuild.records import Cause, CheckResult, HostRecord
 
@@ -23,11 +24,11 @@ def reasons(
     found = []
     on = session.config.option.mb_on
     if on is not None:
-        found.append(f"--on {on} left out hosts of the matrix.")
+        found.append(left_out(on))
     in_part = sum(1 for one in results.values() if one.cause is Cause.NOT_SELECTED)
-    left_out = len(planned) - len(selected) + in_part
-    if left_out:
-        found.append(f"{left_out} of {len(planned)} checks were not selected (-k, --lf...).")
+    unselected = len(planned) - len(selected) + in_part
+    if unselected:
+        found.append(f"{unselected} of {len(planned)} checks were not selected (-k, --lf...).")
     found += [
         f"{record.name} was not a fresh host: run {record.reused[:12]} had kept it."
         for record in records

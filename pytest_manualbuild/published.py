@@ -7,7 +7,7 @@ downloaded and judged again with the evidence that names it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from pytest_manualbuild import body
 from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.gate.policy import Policy
-from pytest_manualbuild.gate.verdict import Reason
+from pytest_manualbuild.gate.verdict import Decision
 from pytest_manualbuild.gate.verify import is_safe, verify
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.reports.text import visible
@@ -63,11 +63,19 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
                 except UploadError as error:
                     reasons[artifact.key].append(error.problem)
                     (Path(scratch) / artifact.key).unlink(missing_ok=True)
-            verdict = verify(folder, Path(scratch), policy, published=True).verdict
+            verdict = verify(
+                folder,
+                Path(scratch),
+                policy,
+                published=True,
+                called=lambda one: _place(target, one.key),
+            ).verdict
         absent = {one.key for one in artifacts} - {one.key for one in got}
-        left = [one.text for one in verdict.reasons if not _is_of_absence(one, absent)]
+        # That packages of the run are withdrawn says nothing of those that are served.
+        withdrawn = {f"{key}: {_place(target, key)} is not there." for key in absent}
+        left = [one.text for one in verdict.reasons if one.text not in withdrawn]
         for artifact in got:
-            if not left:
+            if verdict.decision is Decision.ACCEPT or (verdict.reasons and not left):
                 proven[artifact.key] = folder
             reasons[artifact.key] += [f"{folder}: {text}" for text in left]
     return [
@@ -75,9 +83,9 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
     ]
 
 
-def _is_of_absence(reason: Reason, absent: Collection[str]) -> bool:
-    """Say whether a reason is only that packages of the run, not those served, are withdrawn."""
-    return any(reason.text == f"{key}: the file is not there." for key in absent)
+def _place(target: UploadTarget, key: str) -> str:
+    """Return what a package is called that was not downloaded."""
+    return f"{target.where}/{key}"
 
 
 def _evidence(folders: Iterable[Path]) -> Iterator[Path]:

@@ -85,7 +85,9 @@ def upload(
         # Judged, hashed and sent are the same private copies: nobody can change them in between.
         copies = Path(scratch)
         verify.copy_packages(folder, artifacts, copies)
-        verified = verify.verify(folder, copies, policy)
+        verified = verify.verify(
+            folder, copies, policy, called=lambda one: verify.place(one, artifacts)
+        )
         if verified.verdict.decision is not Decision.ACCEPT:
             raise UploadRefused(verified.verdict)
         target = open_target(to, user=user, label=label, staging=staging)

@@ -135,6 +135,41 @@ def test_a_run_that_left_out_checks_is_refused(two: Path, keys: Path) -> None:
     assert "checks were not selected" in verdict.text()
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "--on there was cut short.",
+        "--on here left out hosts of the matrix.",
+        "--on nowhere left out hosts of the matrix.",
+        "--on there left out hosts of the matrix. It was interrupted.",
+    ],
+)
+def test_a_sentence_that_only_looks_like_that_of_on_counts(
+    two: Path, keys: Path, sentence: str
+) -> None:
+    path = two / "both/runs/carol/evidence.json"
+    text = path.read_text()
+    assert '"--on there left out hosts of the matrix."' in text
+    path.write_text(text.replace("--on there left out hosts of the matrix.", sentence))
+    approvals.sign_report(path.parent, keys / "carol", policies.load(two / "policy.toml"))
+    approve(two, keys, "bob")
+
+    verdict = judged(two)
+
+    assert verdict.decision is Decision.REJECT
+    assert f"did not cover the plan: {sentence}" in verdict.text()
+
+
+def test_the_id_of_each_run_is_one(two: Path, keys: Path) -> None:
+    path = two / "both/runs/carol/evidence.json"
+    statement = json.loads(path.read_text())
+    statement["predicate"]["run_id"] = ""
+    path.write_text(json.dumps(statement))
+    approvals.sign_report(path.parent, keys / "carol", policies.load(two / "policy.toml"))
+    approve(two, keys, "bob")
+    assert "'' is not the id of a run" in judged(two).text()
+
+
 def test_runs_of_other_plans_are_one_clear_error(two: Path) -> None:
     (two / "two.toml").write_text(MATRIX + "network = true\n")
     shutil.rmtree(two / "both/runs/carol")

@@ -296,3 +296,44 @@ def test_a_package_that_two_readers_read_differently_is_no_package(
         else:
             with pytest.raises(ArtifactError, match="has a key twice"):
                 package.read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v.update(retracted=True), "unknown key 'retracted'"),
+        (lambda v: v["subject"][0].update(uri="x"), "unknown key 'uri'"),
+        (lambda v: v["subject"][0]["digest"].update(sha1="x"), "unknown key 'sha1'"),
+    ],
+)
+def test_keys_around_the_predicate_are_known_ones(
+    case: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    path = case / "report/evidence.json"
+    statement = json.loads(path.read_text())
+    change(statement)
+    path.write_text(json.dumps(statement))
+
+    ran = manualbuild("verify", "report", "--artifacts", "build_artifacts", cwd=case)
+
+    assert (ran.status, says in ran.out, ran.out.count("\n")) == (4, True, 1), ran.out
+
+
+def test_a_number_that_is_infinite_is_refused(case: Path) -> None:
+    path = case / "report/evidence.json"
+    text = re.sub(r'("phases_s": \{\s*"\w+": )[\d.]+', r"\g<1>1e999", path.read_text(), count=1)
+    assert "1e999" in text
+    path.write_text(text)
+
+    ran = manualbuild("verify", "report", "--artifacts", "build_artifacts", cwd=case)
+
+    assert (ran.status, "1e999 is too large" in ran.out, ran.out.count("\n")) == (4, True, 1)
+
+
+def test_a_run_beside_runs_is_ambiguous(case: Path) -> None:
+    (case / "report/runs/x").mkdir(parents=True)
+
+    ran = manualbuild("verify", "report", "--artifacts", "build_artifacts", cwd=case)
+
+    assert (ran.status, "only one of them can be meant" in ran.out) == (4, True), ran.out
+    assert ran.out.count("\n") == 1

@@ -40,6 +40,7 @@ builders = ["alice"]
 """
 ACCEPTED = '[[gate.accepted]]\ncode = "leak-home"\n'
 DAY = timedelta(days=1)
+ONLY = '[signers]\nallowed_signers = "one"\n'  # alice, who may sign reports and approve
 
 
 @pytest.fixture
@@ -106,8 +107,8 @@ def test_the_command_line_goes_the_same_way(case: Path, keys: Path) -> None:
     value = json.loads(out)
     assert (status, value["decision"], value["exit_code"]) == (0, "accept", 0)
     for words, says in (
-        (("--key", str(keys / "dave")), "may not sign for the role approve"),
-        (("--key", str(keys / "mallory")), "not one of the allowed signers"),
+        (("--key", str(keys / "dave")), "may not sign for the role approve. Have it"),
+        (("--key", str(keys / "mallory")), "not one of the allowed signers. Have it"),
         (("--key", str(keys / "bob"), "--checked", "nothing"), "not known"),
         (("--key", "nowhere"), "No such file"),
     ):
@@ -378,14 +379,53 @@ def test_an_audit_finding_counts_as_the_policy_says(case: Path) -> None:
         ('[signers]\nallowed_signers = "signers"\n[[enabled]]\npackage = "a"\nbuilders = ["bob"]\n',
          "'bob' may not sign reports"),
         ('"gate.accepted" = []\n', "unknown key"),
+        (f'{ACCEPTED}path = "[!]a]*"\npackage = "x"\nreason = "y"\n', "too wide"),
+        (f'{ACCEPTED}path = "[]a]*"\npackage = "x"\nreason = "y"\n', "too wide"),
+        ('[gate]\nledger = ""\n', "no file"),
+        ('[[enabled]]\npackage = "od*"\n', "is a pattern, and only a name counts"),
+        ('[[enabled]]\npackage = "od[ds]"\n', "is a pattern"),
+        (f"{ONLY}[gate]\napprovals = 1\n", "too few others who may approve"),
+        (f'{ONLY}[gate]\napprovals = 1\nrebuilds = 1\n[[enabled]]\npackage = "a"\n',
+         "1 are wanted for a, and whoever may sign its report leaves too few"),
+        (('[signers]\nallowed_signers = "signers"\n[gate]\napprovals = 3\n'
+         '[[enabled]]\npackage = "a"\nbuilders = ["alice"]\n'), "for a, .* too few others"),
     ],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_met_is_one_clear_line(rules: Path, text: str, says: str) -> None:
     rules.write_text(text)
+    lines = (rules.parent / "signers").read_text().splitlines()
+    (rules.parent / "one").write_text(next(one for one in lines if one.startswith("alice")))
     with pytest.raises((PolicyError, MatrixError), match=says):
         policies.load(rules)
     ran = manualbuild("policy", "check", "policy.toml", cwd=rules.parent)
     assert (ran.status, ran.out.count("\n")) == (4, 1), ran.out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{ACCEPTED}path = "[!]a]*b"\npackage = "x"\nreason = "y"\n',
+        f'{ACCEPTED}path = "[]a"\npackage = "x"\nreason = "y"\n',
+        (
+            '[signers]\nallowed_signers = "signers"\n[gate]\napprovals = 2\n'
+            '[[enabled]]\npackage = "a"\nbuilders = ["alice"]\n'
+        ),
+    ],
+)
+def test_a_policy_that_can_just_be_met_is_taken(rules: Path, text: str) -> None:
+    rules.write_text(text)
+    assert policies.load(rules).gate.matrix is None
+
+
+def test_an_empty_list_enables_no_package(case: Path) -> None:
+    (case / "policy.toml").write_text("enabled = []\n")
+
+    ran = manualbuild("verify", "report", "--artifacts", "build_artifacts", "--policy",
+                      "policy.toml", cwd=case)  # fmt: skip
+
+    assert (ran.status, "the policy does not enable odd" in ran.out) == (1, True), ran.out
+    ran = manualbuild("policy", "check", "policy.toml", cwd=case)
+    assert "No package may be built by hand." in ran.out
 
 
 def test_a_policy_is_explained_in_words(rules: Path) -> None:

@@ -65,6 +65,8 @@ def test_the_example_of_the_documentation_fits() -> None:
         '[[gate.accepted_deviations]]\nkind = "x"\npackage = "odd"\nreason = "x"\n',
         "[[enabled]]\npr = 1\n",
         '[[enabled]]\npackage = " "\n',
+        '[[enabled]]\npackage = "od*"\n',
+        '[gate]\nledger = ""\n',
         '[enabled]\npackage = "odd"\n',
         '[target]\nkind = "ftp"\n',
         '[target]\nlabel = "a b"\n',

@@ -556,3 +556,25 @@ def test_a_package_for_one_system_is_relocated_into_a_long_prefix(
 )
 def test_the_name_of_a_downstream_package_is_read_from_its_spec(spec: str, name: str) -> None:
     assert name_of(spec) == name
+
+
+def test_the_gate_accepts_tools_downstream_packages_and_contents_beside_each_other(
+    tmp_path: Path,
+) -> None:
+    """Each has another kind of environment, or none, in the evidence."""
+    tools = stand_in(tmp_path, "tool", "tool", "/bin/echo")
+    ran = run(
+        tmp_path,
+        "- script: [tool works]\n  requirements:\n    build: [tool]\n"
+        "- downstream: glad\n- downstream: old\n"
+        "- package_contents:\n    files: [share/p/data.txt]\n",
+        "--channel",
+        downstream_channel(tmp_path),
+        "--channel",
+        tools,
+    )
+    assert ran.status == 0, ran.out
+
+    ran = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+
+    assert ran.status == 0, ran.out

@@ -92,7 +92,7 @@ def _sigstore(who: Identity | None) -> Iterator[str]:
 
 def _enabled(policy: Policy) -> Iterator[str]:
     if not policy.enabled:
-        yield "Any package may be built by hand."
+        yield f"{'No' if policy.listed else 'Any'} package may be built by hand."
     for row in policy.enabled:
         words = [f"{row.package} may be built by hand"]
         words += [f"by {', '.join(row.builders)}"] * bool(row.builders)

@@ -11,6 +11,7 @@ import msgspec
 from pytest_manualbuild import checks, deviations
 from pytest_manualbuild.deviations import Kind
 from pytest_manualbuild.evidence import Evidence, Stored
+from pytest_manualbuild.gate import coherence
 from pytest_manualbuild.gate import people as persons
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.people import People
@@ -183,7 +184,9 @@ def _same_bytes(record: HostRecord, planned: PlannedPackage) -> bool:
     environments = [
         environment
         for key, environment in record.environments.items()
-        if key == artifact.key or key.startswith(f"{artifact.key} ")  # of a further test section
+        # Those of further test sections; what holds tools does not hold the package.
+        if key == artifact.key
+        or (key.startswith(f"{artifact.key} ") and not key.endswith(coherence.TOOLS))
     ]
     return bool(environments) and all(
         [one.sha256 for one in environment.packages if one.name == artifact.name]

@@ -32,6 +32,8 @@ from pytest_manualbuild.records import Finding, Severity
 DEFAULT_LABEL = "manual"
 _LABEL = re.compile(r"[a-zA-Z][0-9a-zA-Z_\-./]{0,127}")  # CEP 26
 _MOST_DAYS = 36_500
+_WILDCARDS = "*?[]"
+_CLASS = r"\[!?\]?[^]]*\]"  # as fnmatch reads it: a ] that comes first is one of the class
 _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -131,6 +133,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
     clones: dict[str, Path] = msgspec.field(default_factory=dict)
     """The clone of the feedstock of each package that has one."""
+    listed: bool = False
+    """Whether it has the key ``enabled``: then only these packages may be built, if any."""
 
     def label(self) -> str:
         """Return the label that packages get."""
@@ -178,7 +182,8 @@ def load(path: Path | None) -> Policy:
         policy,
         matrix=_matrix(path, policy),
         allowed=_allowed(path, policy),
-        ledger=ledgers.load(path.parent / policy.gate.ledger) if policy.gate.ledger else None,
+        ledger=_ledger(path, policy),
+        listed="enabled" in tables,
         clones={row.package: path.parent / row.clone for row in policy.enabled if row.clone},
     )
     for problem in _problems(policy):
@@ -214,6 +219,11 @@ def _matrix(path: Path, policy: Policy) -> Matrix | None:
     return matrix.load(str(matrix.shipped_folder() / f"{named}.toml"))
 
 
+def _ledger(path: Path, policy: Policy) -> Ledger | None:
+    # An empty name is no way to do without: the folder of the policy is no ledger.
+    return None if policy.gate.ledger is None else ledgers.load(path.parent / policy.gate.ledger)
+
+
 def _allowed(path: Path, policy: Policy) -> AllowedSigners | None:
     if policy.signers.allowed_signers is None:
         return None
@@ -242,6 +252,8 @@ def _problems(policy: Policy) -> Iterator[str]:
     for row in policy.enabled:
         if not row.package.strip():
             yield "enabled.package: it names no package"
+        if set(row.package) & set(_WILDCARDS):
+            yield f"enabled.package: {row.package!r} is a pattern, and only a name counts"
     yield from _problems_of_clones(policy)
 
 
@@ -274,7 +286,7 @@ def _problems_of_findings(gate: Gate) -> Iterator[str]:
     for one in gate.accepted:
         if not one.reason.strip():
             yield f"gate.accepted: {one.code} wants a reason"
-        if one.path and not re.sub(r"\[[^]]*\]|[^\w]", "", one.path):
+        if one.path and not re.sub(rf"{_CLASS}|[^\w]", "", one.path):
             yield f"gate.accepted: {one.code}: the path {one.path!r} is too wide"
 
 
@@ -292,9 +304,28 @@ def _problems_of_people(policy: Policy) -> Iterator[str]:
     for key, count in (("approvals", gate.approvals), ("rebuilds", gate.rebuilds)):
         if len(may) < count:
             yield f"gate.{key}: {count} are wanted, and {len(may)} may approve"
+            continue
+        for package, runners in _runners(policy, allowed):
+            # Whoever runs the tests of a package does not approve it.
+            if runners and all(len(may - {runner}) < count for runner in runners):
+                yield (
+                    f"gate.{key}: {count} are wanted{package}, and whoever may sign its report"
+                    " leaves too few others who may approve"
+                )
     for builder in sorted(builders):
         if not allowed.may(builder, Role.REPORT):
             yield f"enabled.builders: {builder!r} may not sign reports ({Role.REPORT.namespace})"
+
+
+def _runners(policy: Policy, allowed: AllowedSigners) -> Iterator[tuple[str, set[str]]]:
+    """Yield who may sign the report of each package that is enabled, or of any."""
+    who = {one.principal for one in allowed.signers if allowed.may(one.principal, Role.REPORT)}
+    if not policy.enabled:
+        yield "", who
+    for package in dict.fromkeys(row.package for row in policy.enabled):
+        rows = policy.rows(package)
+        named = {builder for row in rows for builder in row.builders}
+        yield f" for {package}", who & named if all(row.builders for row in rows) else who
 
 
 def is_owner(text: str) -> bool:

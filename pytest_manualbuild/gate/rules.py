@@ -13,14 +13,13 @@ from datetime import datetime, timedelta
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild import matrix as matrices
 from pytest_manualbuild import plan as planning
 from pytest_manualbuild.checks import checks, of_the_package
 from pytest_manualbuild.commits import Reviewed
 from pytest_manualbuild.errors import ManualBuildError
 from pytest_manualbuild.evidence import Evidence, Stored
-from pytest_manualbuild.gate import history, outcomes
+from pytest_manualbuild.gate import coherence, history, outcomes
 from pytest_manualbuild.gate import people as persons
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate.agreement import differences
@@ -64,6 +63,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     stored: Stored
     junit: tuple[JunitCase, ...] | None
     """None: the report cannot be read."""
+    junit_difference: str = ""
+    """Where it is not the report that is written of this evidence, in words."""
+    missing: frozenset[str] = frozenset()
+    """Files of a run that are not there."""
     junit_sha256: str
     matrix_text: str
     recipe_sha256: str
@@ -124,24 +127,10 @@ def _whole(case: Case) -> Iterator[Reason]:
         yield _reject("The run did not come to its end.")
     if not evidence.plan.packages:
         yield _unsure("The evidence names no package.")
-    for run in case.runs:
-        yield from _consistent(run.stored)
     if any(result.cause is Cause.NOT_SELECTED for result in evidence.results) and (
         not evidence.narrowed
     ):
         yield _reject("Checks were left out of the run, and the evidence does not say so.")
-
-
-def _consistent(stored: Stored) -> Iterator[Reason]:
-    evidence = stored.evidence
-    if stored.result != evidences.summary(evidence):
-        yield _reject(f"The evidence calls its result {stored.result}, and it is another.")
-    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
-    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
-    if evidence.exit_status not in fitting:
-        yield _reject(
-            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
-        )
 
 
 def _identity(run: Run) -> Iterator[Reason]:
@@ -149,22 +138,31 @@ def _identity(run: Run) -> Iterator[Reason]:
     evidence = run.stored.evidence
     if planning.digest(evidence.plan) != evidence.plan_sha256:
         yield _reject("The plan in the evidence is not the one that its digest names.")
-    try:
-        hosts = matrices.parse(run.matrix_text, "matrix.toml")
-    except ManualBuildError as error:
-        yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
-    else:
-        planned = evidence.plan.matrix
-        if replace(hosts, name=planned.name) != planned:
-            yield _reject("The matrix kept with the evidence is not the one that was run.")
+    yield from _matrix(run)
     if run.recipe_sha256 != evidence.plan.recipe_sha256:
         yield _reject("The recipe kept with the evidence is not the one that was run.")
     went = {cell.host for cell in evidence.plan.cells}
     for name in sorted({result.host for result in evidence.results} - went):
         yield _reject(f"There are results of {name}, and the run's plan did not go there.")
     for name in sorted(evidence.logs.keys() | run.logs.keys()):
-        if evidence.logs.get(name) != run.logs.get(name):
+        if name not in run.logs:
+            yield _reject(f"The log {name} is missing.")
+        elif evidence.logs.get(name) != run.logs[name]:
             yield _reject(f"The log {name} is not the one that the run wrote.")
+
+
+def _matrix(run: Run) -> Iterator[Reason]:
+    planned = run.stored.evidence.plan.matrix
+    if "matrix.toml" in run.missing:
+        yield _reject("The matrix kept with the evidence is missing: matrix.toml.")
+        return
+    try:
+        hosts = matrices.parse(run.matrix_text, "matrix.toml")
+    except ManualBuildError as error:
+        yield _reject(f"The matrix kept with the evidence cannot be read: {error.problem}")
+    else:
+        if replace(hosts, name=planned.name) != planned:
+            yield _reject("The matrix kept with the evidence is not the one that was run.")
 
 
 def _packages(case: Case) -> Iterator[Reason]:
@@ -280,6 +278,9 @@ def _results(case: Case) -> Iterator[Reason]:
 def _junit(run: Run) -> Iterator[Reason]:
     """The JUnit report says the same."""
     evidence = run.stored.evidence
+    if "junit.xml" in run.missing:
+        yield _reject("junit.xml is missing.")
+        return
     if run.junit_sha256 != evidence.junit_sha256:
         yield _reject("junit.xml is not the report that the evidence names.")
     if run.junit is None:
@@ -294,6 +295,14 @@ def _junit(run: Run) -> Iterator[Reason]:
         )
     if any(hashes.get(c.artifact) != c.sha256 for c in run.junit):
         yield _reject("junit.xml is about other bytes.")
+    elif ours == theirs and run.junit_difference:
+        yield _reject(f"junit.xml and the evidence differ: {run.junit_difference}.")
+
+
+def _coherent(run: Run) -> Iterator[Reason]:
+    """No part of what the run says gainsays another."""
+    wrote = {(case.host, case.artifact, case.check) for case in run.junit or () if case.wrote}
+    yield from coherence.contradictions(run.stored, wrote)
 
 
 def _age(case: Case) -> Iterator[Reason]:
@@ -376,6 +385,7 @@ _RULES: tuple[tuple[Callable[[Case], Iterator[Reason]], str], ...] = (
     (_shipped, _BUILD),
     (_results, _RUN),
     (_each(_junit), _RUN),
+    (_each(_coherent), _RUN),
     (_age, _RUN),
     (_unused, _RUN),
     (_policy, "The policy is to be changed by those who review it: manualbuild policy check FILE"),

@@ -246,7 +246,9 @@ def _public_key(signature: bytes) -> bytes:
 
 
 def _refused(problem: str) -> SignatureError:
-    return SignatureError(problem, remedy="Have it signed by somebody whom the policy allows.")
+    return SignatureError(
+        f"{problem}.", remedy="Have it signed by somebody whom the policy allows."
+    )
 
 
 def _ssh_keygen(*words: str, limit_s: float, data: bytes | None = None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,11 +47,13 @@ def verify(
     *,
     now: datetime | None = None,
     published: bool = False,
+    called: Callable[[Artifact], object] | None = None,
 ) -> Verification:
     """Judge a folder of evidence: of one run, or of several (see ``body``).
 
     The packages are looked for where the run found them, or below ``artifacts``. ``published``
-    is for packages that are out already: their report does not get too old.
+    is for packages that are out already: their report does not get too old. Where ``artifacts``
+    holds copies, ``called`` says what a package is called that was not there to be copied.
     Raises EvidenceError when there is nothing that could be judged.
     """
     now = now or datetime.now(UTC)
@@ -67,7 +71,9 @@ def verify(
     evidence = body.parse(reports)
     first = next(iter(reports))
     recipe = first / "recipe" if _recipe_sha256(first / "recipe") else None
-    found = [_found(recipe, one, artifacts) for one in evidence.whole.evidence.plan.packages]
+    found = [
+        _found(recipe, one, artifacts, called) for one in evidence.whole.evidence.plan.packages
+    ]
     verdict = rules.judge(
         rules.Case(
             stored=evidence.whole,
@@ -90,14 +96,19 @@ def verify(
 
 def _run(folder: Path, stored: Stored, policy: Policy) -> rules.Run:
     report = _bytes(folder / "junit.xml", MOST_BYTES)
-    cases: tuple[junit.Case, ...] | None
-    try:
-        cases = tuple(junit.read(report))
-    except EvidenceError:
-        cases = None
+    cases: tuple[junit.Case, ...] | None = None
+    difference = ""
+    with contextlib.suppress(EvidenceError):
+        root = junit.parse(report)
+        cases = tuple(junit.cases(root))
+        difference = junit.difference(stored.evidence, root)
     return rules.Run(
         stored=stored,
         junit=cases,
+        junit_difference=difference,
+        missing=frozenset(
+            name for name in ("junit.xml", "matrix.toml") if not os.path.lexists(folder / name)
+        ),
         junit_sha256=hashlib.sha256(report).hexdigest(),
         matrix_text=_bytes(folder / "matrix.toml", matrix.MOST_BYTES).decode(errors="replace"),
         recipe_sha256=_recipe_sha256(folder / "recipe"),
@@ -140,7 +151,7 @@ def copy_packages(folder: Path, artifacts: Path | None, into: Path) -> None:
     What is not there is left out: judging the copies will name it.
     """
     for planned in body.read(folder).whole.evidence.plan.packages:
-        path = _find(planned.artifact, artifacts)
+        path = place(planned.artifact, artifacts)
         if path is None or not _is_file(path):
             continue
         target = into / planned.artifact.key
@@ -175,7 +186,7 @@ def is_safe(wanted: Artifact) -> bool:
     )
 
 
-def _find(wanted: Artifact, artifacts: Path | None) -> Path | None:
+def place(wanted: Artifact, artifacts: Path | None) -> Path | None:
     """Return where a package should lie; None if the evidence names no safe file."""
     if not is_safe(wanted):
         return None
@@ -193,13 +204,19 @@ def _recipe_sha256(recipe: Path) -> str:
         return ""
 
 
-def _found(recipe: Path | None, planned: PlannedPackage, artifacts: Path | None) -> rules.Found:
+def _found(
+    recipe: Path | None,
+    planned: PlannedPackage,
+    artifacts: Path | None,
+    called: Callable[[Artifact], object] | None,
+) -> rules.Found:
     key = planned.artifact.key
-    path = _find(planned.artifact, artifacts)
+    path = place(planned.artifact, artifacts)
     if path is None:
         return rules.Found(key=key, artifact=None, problem="the evidence names no safe file.")
     if not _is_file(path):
-        return rules.Found(key=key, artifact=None, problem="the file is not there.")
+        name = (called(planned.artifact) if called else None) or path
+        return rules.Found(key=key, artifact=None, problem=f"{name} is not there.")
     if path.stat().st_size != planned.artifact.size:
         return rules.Found(key=key, artifact=None, problem="these are other bytes: not as many.")
     try:

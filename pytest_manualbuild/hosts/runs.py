@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 from pytest_manualbuild.errors import HostUnavailable
 
 CACHE_VARIABLE = "MANUALBUILD_CACHE"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")  # uuid4().hex
 
 
 def cache_folder() -> Path:
@@ -30,6 +32,11 @@ def cache_folder() -> Path:
         return Path(named).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).absolute() / "pytest-manualbuild"
+
+
+def is_run_id(text: str) -> bool:
+    """Say whether a text has the form of the id of a run."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 class Run:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from xml.etree import ElementTree as ET  # writing; reading is defusedxml's
 
 import msgspec
@@ -24,6 +26,10 @@ _ELEMENTS = {
     Outcome.SKIPPED: "skipped",
 }
 
+_TOLD = {"system-out", "system-err", *_ELEMENTS.values()}
+"""Elements whose text is not compared."""
+_TIME = re.compile(r"[0-9]{1,15}\.[0-9]{3}")
+
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One test case of a JUnit report, as it was read back."""
@@ -33,6 +39,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     check: str
     outcome: Outcome
+    wrote: bool = False
+    """Whether the report has anything that the check wrote."""
 
 
 def write(evidence: Evidence) -> bytes:
@@ -142,30 +150,119 @@ def _clean(text: str) -> str:
     return _FORBIDDEN.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def read(data: bytes) -> list[Case]:
-    """Return the cases of a report; EvidenceError for what is malformed or hostile."""
+def parse(data: bytes) -> ET.Element:
+    """Return the root of a report; EvidenceError for what is malformed or hostile."""
     from defusedxml import ElementTree as Safe  # noqa: PLC0415 # only the gate reads
     from defusedxml.common import DefusedXmlException  # noqa: PLC0415
 
     try:
         if len(data) > 2 * MOST_BYTES:
             raise ValueError("too large")
-        depth, cases = 0, []
+        depth = 0
+        root: ET.Element | None = None
         for event, element in Safe.iterparse(
             io.BytesIO(data), events=("start", "end"), forbid_dtd=True
         ):
+            root = element if root is None else root
             depth += 1 if event == "start" else -1
             if depth > MOST_DEPTH:
                 raise ValueError("nested too deeply")
-            if event == "end" and element.tag == "testcase":
-                cases.append(_read_case(element))
-    except (ET.ParseError, DefusedXmlException, ValueError, KeyError) as error:
-        reason = str(error) or type(error).__name__
-        raise EvidenceError(
-            f"junit.xml: not a report as this tool writes it ({reason}).",
-            remedy="Run the tests again.",
-        ) from error
-    return cases
+        if root is None:
+            raise ValueError("empty")
+    # LookupError: it names an encoding that Python does not know, or that is none of text.
+    except (ET.ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise _foreign(error) from error
+    return root
+
+
+def read(data: bytes) -> list[Case]:
+    """Return the cases of a report; EvidenceError for what is malformed or hostile."""
+    return cases(parse(data))
+
+
+def cases(root: ET.Element) -> list[Case]:
+    """Return the cases below an element; EvidenceError for one as this tool writes none."""
+    try:
+        return [_read_case(element) for element in root.iter("testcase")]
+    except (ValueError, KeyError) as error:
+        raise _foreign(error) from error
+
+
+def difference(evidence: Evidence, root: ET.Element) -> str:
+    """Say where a report is not the one that is written of this evidence; empty: nowhere.
+
+    Evidence holds no output, so what a check wrote is not compared.
+    """
+    try:
+        ours = parse(_write(evidence, set()))
+    except (EvidenceError, ValueError, KeyError, OverflowError):
+        return "no report can be written of this evidence"
+    return _difference(ours, root, root.tag)
+
+
+def _difference(ours: ET.Element, theirs: ET.Element, where: str) -> str:
+    if found := _own_difference(ours, theirs):
+        return f"{where}: {found}"
+    children = [*theirs]
+    if ours.tag == "testcase":
+        children = children[: len(children) - _outputs(children)]
+    for mine, other in zip_longest(ours, children):
+        if mine is None or other is None:
+            name = _named(mine if other is None else other)
+            return f"{where}: {f'it lacks {name}' if other is None else f'{name} is one too many'}"
+        if found := _difference(mine, other, f"{where}/{_named(other)}"):
+            return found
+    return ""
+
+
+def _own_difference(ours: ET.Element, theirs: ET.Element) -> str:
+    """Say in what an element differs, those in it aside."""
+    if ours.tag != theirs.tag:
+        return f"it should be <{ours.tag}>"
+    for name in sorted(ours.attrib.keys() | theirs.attrib.keys()):
+        one, other = ours.get(name), theirs.get(name)
+        if one != other and not (name == "time" and _same_time(ours, one, other)):
+            should = "should not be there" if one is None else f"should be {one!r}"
+            return f"{name} is {'not there' if other is None else repr(other)}, and {should}"
+    if _is_text(theirs.tail) or (ours.tag not in _TOLD and _is_text(theirs.text)):
+        return "there is text where none belongs"
+    return ""
+
+
+def _outputs(children: Sequence[ET.Element]) -> int:
+    """Return how many of the last children of a case are what its check wrote."""
+    for names in (("system-out", "system-err"), ("system-out",), ("system-err",)):
+        last = children[-len(names) :]
+        plain = not any(one.attrib or len(one) or _is_text(one.tail) for one in last)
+        if tuple(one.tag for one in last) == names and plain:
+            return len(names)
+    return 0
+
+
+def _same_time(ours: ET.Element, one: str | None, other: str | None) -> bool:
+    """Say whether two times may be of the same results: evidence has them in milliseconds."""
+    times = [text for text in (one, other) if text is not None and _TIME.fullmatch(text)]
+    if len(times) < len((one, other)):
+        return False
+    slack_ms = 1 + (len(ours.findall("testcase")) + 1) / 2
+    return abs(float(times[0]) - float(times[1])) * 1000 <= slack_ms
+
+
+def _is_text(text: str | None) -> bool:
+    return bool(text and text.strip())
+
+
+def _named(element: ET.Element) -> str:
+    name = element.get("name")
+    return element.tag if name is None else f"{element.tag} {name!r}"
+
+
+def _foreign(error: Exception) -> EvidenceError:
+    reason = str(error) or type(error).__name__
+    return EvidenceError(
+        f"junit.xml: not a report as this tool writes it ({reason}).",
+        remedy="Run the tests again.",
+    )
 
 
 def _read_case(element: ET.Element) -> Case:
@@ -182,4 +279,5 @@ def _read_case(element: ET.Element) -> Case:
         sha256=values["sha256"],
         check=values["check"],
         outcome=outcomes[0] if outcomes else Outcome.PASSED,
+        wrote=any(element.findtext(name) for name in ("system-out", "system-err")),
     )

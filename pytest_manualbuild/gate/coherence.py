@@ -1,0 +1,251 @@
+"""The gate's rules about what a run says of itself: no part of it gainsays another. Pure.
+
+A real run never writes what is refused here, so each of these is a report that was made up or
+changed. What a rule asks for is what the engine always writes, on every kind of host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+from pytest_manualbuild import evidence as evidences
+from pytest_manualbuild.audit.binary import declared, version
+from pytest_manualbuild.evidence import Evidence, Stored
+from pytest_manualbuild.gate.verdict import Reason, reject, unsure
+from pytest_manualbuild.hosts.facts import virtual_packages
+from pytest_manualbuild.hosts.runs import is_run_id
+from pytest_manualbuild.model import (
+    Artifact,
+    Check,
+    CheckKey,
+    CheckKind,
+    Facts,
+    Host,
+    PlannedPackage,
+)
+from pytest_manualbuild.records import Cause, CheckResult, HostRecord, LinkedEnvironment, Outcome
+
+TOOLS = " (build)"
+"""What the name of an environment ends with that holds tools, and not the package under test."""
+_IN_A_SHELL = (
+    CheckKind.INSTALL,
+    CheckKind.IMPORT,
+    CheckKind.COMMAND,
+    CheckKind.SCRIPT,
+    CheckKind.USE,
+    CheckKind.PIP_CHECK,
+)
+"""What runs in the environment of its section, and passes only with its exit status."""
+_FEW_LOGS = 8
+"""With fewer logs, no section has used up what its logs may hold (``execution.capture``)."""
+# What `uname -m`, or Windows, says on a host of each subdir. Some machines run the programs of
+# another one: a Mac with Rosetta, Windows on ARM, and Linux those with 32 bits.
+_ARCHS = {
+    "linux-64": ("x86_64",),
+    "linux-aarch64": ("aarch64",),
+    "linux-ppc64le": ("ppc64le",),
+    "linux-s390x": ("s390x",),
+    "linux-riscv64": ("riscv64",),
+    "linux-32": ("i386", "i486", "i586", "i686", "x86_64"),
+    "osx-64": ("x86_64", "arm64"),
+    "osx-arm64": ("arm64",),
+    "win-64": ("x86_64", "arm64"),
+    "win-arm64": ("arm64",),
+    "win-32": ("i386", "x86_64", "arm64"),
+}
+_SYSTEMS = {"linux": "Linux", "osx": "macOS", "win": "Windows"}
+
+
+def contradictions(stored: Stored, wrote: Collection[CheckKey]) -> Iterator[Reason]:
+    """Yield what in the evidence of one run cannot be together.
+
+    ``wrote`` names the checks of which the JUnit report has output.
+    """
+    evidence = stored.evidence
+    if not is_run_id(evidence.run_id):
+        yield reject(f"{evidence.run_id!r} is not the id of a run.")
+    yield from _summary(stored)
+    hosts = {host.name: host for host in evidence.plan.matrix.hosts}
+    for record in evidence.hosts:
+        if record.name in hosts:
+            yield from _host(evidence, hosts[record.name], record)
+    yield from _results(evidence)
+    yield from _logs(evidence, wrote)
+
+
+def _summary(stored: Stored) -> Iterator[Reason]:
+    evidence = stored.evidence
+    if stored.result != evidences.summary(evidence):
+        yield reject(f"The evidence calls its result {stored.result}, and it is another.")
+    # pytest itself says 0 or 1; its other statuses are those of a run that was cut.
+    fitting = {evidences.status(evidence.plan, evidence.results, said) for said in (0, 1)}
+    if evidence.exit_status not in fitting:
+        yield reject(
+            f"The exit status of the run ({evidence.exit_status}) does not fit its results."
+        )
+
+
+def _host(evidence: Evidence, host: Host, record: HostRecord) -> Iterator[Reason]:
+    name = host.name
+    results = [one for one in evidence.results if one.host == name]
+    passed = [one for one in results if one.outcome is Outcome.PASSED]
+    ran = _ran(evidence, passed)
+    facts = record.facts or Facts()
+    if record.state == "tested" and record.message:
+        yield reject(f"{name}: it was tested, and yet its message is {record.message!r}.")
+    if record.state == "tested" and facts == Facts() and ran:
+        yield reject(f"{name}: it was tested, and yet it did not say what it is.")
+    if (
+        host.decides
+        and record.state == "lost"
+        and passed
+        and not any(one.outcome is Outcome.ERROR for one in results)
+    ):
+        yield unsure(f"{name}: the host was lost, whatever passed there. {record.message}".rstrip())
+    if passed:
+        yield from _facts(host, facts)
+    planned = {one.artifact.key: one for one in evidence.plan.packages}
+    for key in sorted(ran):
+        artifact = planned[key].artifact
+        if need := _unmet(artifact, facts, host.subdir):
+            yield reject(f"{key}: it passed on {name}, which cannot have it: {need}.")
+    for key, environment in record.environments.items():
+        package = key if key in planned else key.partition(" ")[0]
+        if package not in planned:
+            yield reject(f"{name}: it has an environment of {key!r}, which is no package.")
+        else:
+            yield from _installed(f"{package}: on {name}", environment, planned[package].artifact)
+
+
+def _ran(evidence: Evidence, passed: Collection[CheckResult]) -> set[str]:
+    """Return the packages of which a check passed that needed the package on the host."""
+    checks = _checks(evidence)
+    return {
+        one.package
+        for one in passed
+        if (found := checks.get((one.package, one.check))) is not None
+        and found[1].kind is not CheckKind.CONTENTS
+    }
+
+
+def _facts(host: Host, facts: Facts) -> Iterator[Reason]:
+    if facts == Facts():
+        return
+    system = "linux"
+    if facts.os_id == "windows":
+        system = "win"
+    elif facts.os_id == "macos" or facts.macos:
+        system = "osx"
+    if system != host.subdir.partition("-")[0] or (facts.macos and system != "osx"):
+        yield reject(
+            f"{host.name}: the matrix says {host.subdir}, and it said that it is"
+            f" {facts.os_name or _SYSTEMS[system]}."
+        )
+    elif system != "linux" and facts.glibc:
+        yield reject(f"{host.name}: {_SYSTEMS[system]} has no glibc {facts.glibc}.")
+    if facts.arch and facts.arch not in _ARCHS.get(host.subdir, ()):
+        yield reject(
+            f"{host.name}: the matrix says {host.subdir}, and it said that it is {facts.arch}."
+        )
+
+
+def _unmet(artifact: Artifact, facts: Facts, subdir: str) -> str:
+    """Return what the package demands of a host's system that the host does not have, if any.
+
+    The solver knows all of such specs; here are those that leave no doubt.
+    """
+    has = dict(virtual_packages(facts, subdir))
+    for spec in (*artifact.depends, *artifact.constrains):
+        found = re.match(r"__[a-z0-9_]+", spec.strip())
+        if found is None or facts == Facts():
+            continue
+        name = found.group()
+        if name not in has:
+            if spec in artifact.depends:
+                return f"it needs {spec}, and the host has no {name}"
+        elif "|" not in spec and _numbers(declared((spec,), name)) > _numbers(has[name]):
+            return f"it needs {spec}, and the host has {name} {has[name]}"
+    return ""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return a version for comparing, where 11.0 is 11."""
+    numbers = list(version(text)) if text else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _installed(where: str, environment: LinkedEnvironment, artifact: Artifact) -> Iterator[Reason]:
+    planned = (artifact.name, artifact.version, artifact.build, artifact.subdir)
+    for one in environment.packages:
+        if one.sha256 == artifact.sha256 and planned != (
+            one.name,
+            one.version,
+            one.build,
+            one.subdir,
+        ):
+            yield reject(
+                f"{where}, its bytes were installed as {one.subdir}/{one.name}-{one.version}"
+                f"-{one.build}."
+            )
+
+
+def _checks(evidence: Evidence) -> dict[tuple[str, str], tuple[PlannedPackage, Check]]:
+    return {
+        (planned.artifact.key, check.name): (planned, check)
+        for planned in evidence.plan.packages
+        for check in planned.checks
+    }
+
+
+def _results(evidence: Evidence) -> Iterator[Reason]:
+    checks = _checks(evidence)
+    judged = [
+        (one, checks[one.package, one.check][1])
+        for one in evidence.results
+        if (one.package, one.check) in checks
+    ]
+    # What was left out on purpose (-k) is a reason of its own, and no installation that failed.
+    without = {
+        (one.host, one.package, check.section): one.outcome
+        for one, check in judged
+        if check.kind is CheckKind.INSTALL
+        and one.outcome is not Outcome.PASSED
+        and one.cause is not Cause.NOT_SELECTED
+    }
+    for one, check in judged:
+        if one.outcome is not Outcome.PASSED:
+            continue
+        where = f"{one.package}: {one.check} on {one.host}: passed, and yet"
+        if one.message:
+            yield reject(f"{where} its message is {one.message!r}.")
+        if check.kind in _IN_A_SHELL:
+            if one.exit_status is None:
+                yield reject(f"{where} nothing says with which exit status.")
+            if found := without.get((one.host, one.package, check.section)):
+                yield reject(f"{where} the installation before it is {found}.")
+
+
+def _logs(evidence: Evidence, wrote: Collection[CheckKey]) -> Iterator[Reason]:
+    checks = _checks(evidence)
+    owners: dict[str, tuple[str, str, int]] = {}
+    for one in evidence.results:
+        planned, check = checks.get((one.package, one.check), (None, None))
+        if planned is None or check is None:
+            continue
+        where = f"{one.package}: {one.check} on {one.host}"
+        if one.log is None:
+            many = sum(
+                1 for log in evidence.logs if log.startswith(f"logs/{one.host}/{planned.label}/")
+            )
+            if check.kind in _IN_A_SHELL and one.key in wrote and many < _FEW_LOGS:
+                yield reject(f"{where}: it wrote something, and the evidence has no log of it.")
+            continue
+        if not one.log.startswith(f"logs/{one.host}/{planned.label}/"):
+            yield reject(f"{where}: its log is that of something else: {one.log}.")
+        # Checks that are one statement of a script share its log.
+        owner = owners.setdefault(one.log, (one.host, one.package, check.section))
+        if owner != (one.host, one.package, check.section):
+            yield reject(f"{where}: its log {one.log} is that of another check as well.")
