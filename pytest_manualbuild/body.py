@@ -117,7 +117,12 @@ def _merged(runs: Mapping[Path, Stored]) -> Stored:
         },
     )
     subjects = next(iter(runs.values())).subjects
-    return Stored(evidence=whole, subjects=subjects, result=evidence.summary(whole))
+    return Stored(
+        evidence=whole,
+        subjects=subjects,
+        plan_sha256=whole.plan_sha256,
+        result=evidence.summary(whole),
+    )
 
 
 def left_out(on: str) -> str:

@@ -311,6 +311,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
     subjects: dict[str, str]
     """sha256 of each package file, by its key."""
+    plan_sha256: str
+    """The digest of the plan as it stands there."""
     result: str
 
 
@@ -356,7 +358,12 @@ def parse(data: bytes, path: Path) -> Stored:
         }
         for key in _unknown(statement, understood):
             raise ValueError(f"unknown key {key!r}")
-        return Stored(evidence=evidence, subjects=dict(subjects), result=str(predicate["result"]))
+        return Stored(
+            evidence=evidence,
+            subjects=dict(subjects),
+            plan_sha256=planning.digest_of(predicate["plan"]),
+            result=str(predicate["result"]),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvidenceError(

@@ -228,9 +228,18 @@ def from_json(value: object) -> Plan:
 
 def digest(plan: Plan) -> str:
     """Return the sha256 of what is planned, whatever the folders are where it lies."""
-    value = to_json(plan)
-    del value["recipe"]
-    for planned in value["packages"]:
-        del planned["artifact"]["path"]
+    return digest_of(to_json(plan))
+
+
+def digest_of(value: dict[str, Any]) -> str:
+    """Return the digest of a plan as plain JSON values: as it was written, by whatever version.
+
+    KeyError, TypeError or AttributeError for what is no plan.
+    """
+    value = {key: one for key, one in value.items() if key != "recipe"}
+    value["packages"] = [
+        planned | {"artifact": {k: v for k, v in planned["artifact"].items() if k != "path"}}
+        for planned in value["packages"]
+    ]
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import LOCAL, META, build, manualbuild, run_pytest
+from pytest_manualbuild import plan
 from pytest_manualbuild.errors import EvidenceError, PolicyError
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate import verify
@@ -222,3 +224,24 @@ def test_the_report_is_valid_for_two_dialects(case: Path, shared: Path) -> None:
     for name in ("jenkins-xunit-junit-10.xsd", "windyroad-JUnit.xsd"):
         schema = etree.XMLSchema(etree.parse(str(shared / "schemas" / name)))
         schema.assertValid(tree)
+
+
+def test_what_a_later_version_knows_besides_voids_no_approval_and_no_report(
+    case: Path, tmp_path: Path
+) -> None:
+    """People approve what a policy says, and a report has the plan that its version knew."""
+    (tmp_path / "policy.toml").write_text(
+        '[target]\nkind = "directory"\n[gate]\nmax_age_days = 30\n[[enabled]]\npackage = "odd"\n'
+    )
+    gate = {"max_age_days": 30, "severities": {}}
+    said = [[{"kind": "directory"}, gate, [{"package": "odd"}]], None]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    assert policies.digest(policies.load(tmp_path / "policy.toml"), {"odd"}) == digest
+
+    file = case / "report/evidence.json"
+    value = json.loads(file.read_text())
+    for host in value["predicate"]["plan"]["matrix"]["hosts"]:
+        del host["snapshot"]
+    value["predicate"]["plan_sha256"] = plan.digest_of(value["predicate"]["plan"])
+    file.write_text(json.dumps(value))
+    assert manualbuild("verify", "report", cwd=case).status == 0

@@ -10,13 +10,14 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
+from msgspec import structs
 
 from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
@@ -38,7 +39,8 @@ _BRANCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Target:
     """Where packages may go."""
 
     kind: Literal["anaconda", "directory"] | None = None
@@ -49,7 +51,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     false: none, files go directly to ``label``."""
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
     """A finding of the audit that does not hinder."""
 
     code: str
@@ -60,7 +63,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     until: date | None = None
 
 
-class AcceptedDeviation(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class AcceptedDeviation:
     """What conda-build passes and we do not, and that does not hinder one package."""
 
     kind: Kind
@@ -69,7 +73,8 @@ class AcceptedDeviation(msgspec.Struct, frozen=True, kw_only=True):
     until: date | None = None
 
 
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Gate:
     """What a report must be."""
 
     matrix: str | None = None
@@ -82,13 +87,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """The file of runs that were used, relative to the policy's; a run counts once."""
     reviewed_branch: str | None = None
     """The branch of the feedstock that the recipe's commit must be on, such as ``origin/main``."""
-    severities: dict[str, Severity] = msgspec.field(default_factory=dict)
+    severities: dict[str, Severity] = field(default_factory=dict)
     """Of findings of the audit, by code, in place of the audit's own."""
     accepted: tuple[Accepted, ...] = ()
     accepted_deviations: tuple[AcceptedDeviation, ...] = ()
 
 
-class Signers(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Signers:
     """Whose signatures count."""
 
     allowed_signers: str | None = None
@@ -96,7 +102,8 @@ class Signers(msgspec.Struct, frozen=True, kw_only=True):
     """Keys that count no more: a list of public keys or a KRL of ``ssh-keygen -k``."""
 
 
-class Enabled(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Enabled:
     """One package that may be built by hand."""
 
     package: str
@@ -108,7 +115,8 @@ class Enabled(msgspec.Struct, frozen=True, kw_only=True):
     """A git clone of its feedstock, relative to the policy's file."""
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Identity:
     """Who may sign, with Sigstore, that packages were published."""
 
     identity: str
@@ -117,7 +125,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The URL of the one who vouches for it."""
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Policy:
     """What the gate demands."""
 
     target: Target = Target()
@@ -131,7 +140,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What ``gate.ledger`` holds."""
     allowed: AllowedSigners | None = None
     """Who stands in ``signers.allowed_signers``; None: no signature is asked for."""
-    clones: dict[str, Path] = msgspec.field(default_factory=dict)
+    clones: dict[str, Path] = field(default_factory=dict)
     """The clone of the feedstock of each package that has one."""
     listed: bool = False
     """Whether it has the key ``enabled``: then only these packages may be built, if any."""
@@ -146,13 +155,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _TABLES: dict[str, tuple[str, ...]] = {
-    "target": Target.__struct_fields__,
-    "gate": Gate.__struct_fields__,
-    "signers": Signers.__struct_fields__,
-    "sigstore": Identity.__struct_fields__,
-    "enabled": Enabled.__struct_fields__,
-    "gate.accepted": Accepted.__struct_fields__,
-    "gate.accepted_deviations": AcceptedDeviation.__struct_fields__,
+    "target": tuple(Target.__dataclass_fields__),
+    "gate": tuple(Gate.__dataclass_fields__),
+    "signers": tuple(Signers.__dataclass_fields__),
+    "sigstore": tuple(Identity.__dataclass_fields__),
+    "enabled": tuple(Enabled.__dataclass_fields__),
+    "gate.accepted": tuple(Accepted.__dataclass_fields__),
+    "gate.accepted_deviations": tuple(AcceptedDeviation.__dataclass_fields__),
 }
 _LISTS = ("enabled", "gate.accepted", "gate.accepted_deviations")
 
@@ -348,8 +357,8 @@ def weigh(policy: Policy, package: str, finding: Finding, today: date) -> Findin
             and (one.until is None or one.until >= today)
         ):
             said = f"{finding.message} The policy accepts it: {one.reason}"
-            return replace(finding, severity=Severity.NOTE, message=said)
-    return replace(finding, severity=severity)
+            return structs.replace(finding, severity=Severity.NOTE, message=said)
+    return structs.replace(finding, severity=severity)
 
 
 def accepted(
@@ -370,6 +379,8 @@ def digest(policy: Policy, packages: Collection[str]) -> str:
     That is what people approve under: target, gate, matrix, and the tables of these packages.
     Who may sign is left out, so that a new signer does not undo what was approved.
     """
+    # Of a dataclass that was read this has what was given, and no defaults: a key that a later
+    # version knows voids no approval.
     value = msgspec.to_builtins(
         (policy.target, policy.gate, [row for row in policy.enabled if row.package in packages])
     )
