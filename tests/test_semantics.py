@@ -86,6 +86,44 @@ def test_a_language_comes_from_the_environment_and_not_from_the_host(tmp_path: P
     assert outcomes(tmp_path)["imports[perl]: strict"] == ("failed", "exit-status")
 
 
+@pytest.mark.parametrize(
+    ("spec", "solved"),
+    [
+        ("perl 5.0", True),
+        ("perl 5.0 0", True),
+        ("perl 5.0 1", False),
+        ("perl=5.0=0", True),
+    ],
+)
+def test_requirements_of_the_tests_are_read_as_conda_reads_them(
+    tmp_path: Path, spec: str, *, solved: bool
+) -> None:
+    channel = stand_in(tmp_path, "perl", "perl", "/bin/true")
+    write_package(
+        tmp_path,
+        f"test:\n  requires:\n    - {spec}\n  commands:\n    - test -x $PREFIX/bin/perl\n",
+    )
+
+    ran = run_local(tmp_path, "--channel", channel)
+
+    said = ("passed", "ok") if solved else ("failed", "unsolvable")
+    assert (ran.status, outcomes(tmp_path)["install"]) == (0 if solved else 1, said), ran.out
+
+
+def test_a_requirement_that_cannot_be_read_is_the_recipes_mistake(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, "test:\n  requires:\n    - odd ^1.*$\n  commands:\n    - 'true'\n", name="a"
+    )
+
+    ran = run_local(tmp_path, "--channel", stand_in(tmp_path, "odd", "odd", "/bin/true"))
+
+    assert (ran.status, "'odd ^1.*$' of the test cannot be" in " ".join(ran.out.split())) == (
+        1,
+        True,
+    )
+    assert outcomes(tmp_path)["install"] == ("failed", "unsolvable")
+
+
 def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - touch TEST_FAILED\n    - 'true'\n")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Import, TestFile, TestSection
+from pytest_manualbuild.recipe import specs
 from pytest_manualbuild.recipe.folder import files, test_file
 
 _SCRIPTS = {"python": ".py", "perl": ".pl", "lua": ".lua", "r": ".r"}
@@ -34,7 +35,7 @@ def section(folder: Path, described: Mapping[str, Any], subdir: str) -> TestSect
         imports=imports,
         commands=tuple(_texts(test, "commands", file)),
         scripts=tuple(scripts),
-        requires=tuple(sorted(_texts(test, "requires", file))),
+        requires=tuple(sorted(_requires(test, file))),
         files=wanted,
         source_files=tuple(sorted(_texts(test, "source_files", file))),
         downstreams=tuple(sorted(_texts(test, "downstreams", file))),
@@ -48,6 +49,13 @@ def _texts(test: Mapping[str, Any], key: str, file: Path) -> list[str]:
     if not all(isinstance(item, (str, bool)) for item in items):
         raise RecipeError(f"{file}: test/{key} must be a list of texts.", remedy="Correct it.")
     return [str(item) for item in items]
+
+
+def _requires(test: Mapping[str, Any], file: Path) -> Iterable[str]:
+    """Return the requirements of the tests as conda-build writes them down (``finalize``)."""
+    for spec in _texts(test, "requires", file):
+        specs.readable(spec, f"{file}: test/requires")
+        yield specs.starred(spec)
 
 
 def _own_script(folder: Path, described: Mapping[str, Any], shell: str) -> Iterable[TestFile]:
