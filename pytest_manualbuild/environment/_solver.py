@@ -60,7 +60,11 @@ class _Solver:
                 specs.append(rattler.MatchSpec(text, strict=False))
             except Exception as error:  # noqa: BLE001 # whatever it is, it is the spec's fault
                 return {"error": "spec", "spec": text, "text": str(error)}
-        if reason := _applicable(asked["index"], virtual):
+        try:
+            reason = _applicable(asked["index"], virtual)
+        except Exception as error:  # noqa: BLE001 # of what the package's index says
+            return {"error": "package", "text": str(error)}
+        if reason:
             return {"error": "not-applicable", "text": reason}
         try:
             records = await rattler.solve(

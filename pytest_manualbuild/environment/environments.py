@@ -230,7 +230,7 @@ class Environments:
                     remedy="Write it in another way in the recipe.",
                     detail=said["text"],
                 )
-            case "spec":
+            case "spec" | "package":
                 raise Uninstallable(
                     f"{what} cannot be read by the solver.",
                     remedy="Check its info/index.json.",
