@@ -154,6 +154,17 @@ def test_a_mistake_is_one_line_and_loses_nothing(
     assert (tmp_path / "recipe" / "meta.yaml").is_file()
 
 
+@pytest.mark.parametrize("program", ["pytest", "plan"])
+def test_a_pipe_among_the_packages_is_not_waited_for(tmp_path: Path, program: str) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    os.mkfifo(tmp_path / "build_artifacts/noarch/pipe-1-0.conda")
+
+    words = ("plan", "--recipe", "recipe", "--matrix", "local.toml")
+    ran = run_local(tmp_path) if program == "pytest" else manualbuild(*words, cwd=tmp_path)
+
+    assert (ran.status, "pipe-1-0.conda: cannot be read: it is no file" in ran.out) == (4, True)
+
+
 def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

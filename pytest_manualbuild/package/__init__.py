@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_manualbuild import strictjson
+from pytest_manualbuild import strictjson, untrusted
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
 from pytest_manualbuild.package import archive
@@ -98,7 +99,8 @@ def _hash(path: Path) -> tuple[str, int]:
     digest = hashlib.sha256()
     size = 0
     try:
-        with path.open("rb") as file:
+        # A pipe or device would keep whoever opens it waiting for ever.
+        with untrusted.opened(path, sys.maxsize) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
