@@ -29,6 +29,7 @@ from conftest import (
     write_package,
 )
 from pytest_manualbuild.hosts.runs import cache_folder
+from pytest_manualbuild.recipe.idle import idle_file
 
 CI = str(ROOT / "tests" / "ci.toml")
 DEBIANS = "debian-1?"
@@ -634,6 +635,52 @@ def test_commands_that_do_nothing_prove_nothing(tmp_path: Path, commands: str) -
     assert run_local(tmp_path).status == 8
     verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
     assert (verdict.status, "tests nothing" in verdict.out) == (8, True), verdict.out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run_test.sh", "#!/bin/bash\n# TODO: write tests\nset -euo pipefail\nset +x\n"),
+        ("run_test.py", '#!/usr/bin/env python\n"""Tests."""\n\npass  # later\n'),
+    ],
+)
+def test_a_script_that_holds_nothing_proves_nothing(
+    tmp_path: Path, python_channel: str, name: str, text: str
+) -> None:
+    write_package(tmp_path, "", {name: text})
+
+    assert run_local(tmp_path, "--channel", python_channel).status == 8
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert (verdict.status != 0, "tests nothing" in verdict.out) == (True, True), verdict.out
+
+
+@pytest.mark.parametrize(
+    ("extension", "text", "nothing"),
+    [
+        (".sh", "", True),
+        (".sh", "\ufeff# a\n\n  # b \\\n", True),
+        (".sh", "set -e; false\n", False),
+        (".sh", "set -e -o pipefail\n", True),
+        (".sh", "set -- $(false)\n", False),
+        (".sh", "set -e \\\n  && false\n", False),
+        (".sh", "true\n", False),
+        (".py", "'''a\n\"b\" '''; pass\n# c", True),
+        (".py", '"""a""" + x', False),
+        (".py", "passed()", False),
+        (".py", "import a", False),
+        (".py", '"" "open', False),
+        (".pl", "# a\n", True),
+        (".pl", "1;\n", False),
+        (".lua", "-- a\n", True),
+        (".lua", "--[[ a\n]] error()\n", False),
+        (".bat", "@echo off\r\nREM a\r\n:: b\r\n", True),
+        (".bat", "@echo off & exit 1\r\n", False),
+        (".r", "# a\n", True),
+        (".unknown", "# a\nb\n", False),
+    ],
+)
+def test_what_a_script_that_does_nothing_holds(extension: str, text: str, *, nothing: bool) -> None:
+    assert idle_file(extension, text.encode()) is nothing
 
 
 def test_a_key_that_nobody_knows_in_the_test_section_is_refused(tmp_path: Path) -> None:

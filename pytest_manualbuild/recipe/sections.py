@@ -9,7 +9,7 @@ from typing import Any
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Import, TestFile, TestSection
 from pytest_manualbuild.recipe import specs
-from pytest_manualbuild.recipe.folder import files, test_file
+from pytest_manualbuild.recipe.folder import files, script_file, test_file
 
 _SCRIPTS = {"python": ".py", "perl": ".pl", "lua": ".lua", "r": ".r"}
 """Languages and extensions in the order in which conda-build runs them; the shell's is last."""
@@ -27,10 +27,13 @@ def section(folder: Path, described: Mapping[str, Any], subdir: str) -> TestSect
     shell = ".bat" if subdir.startswith("win") and not described["noarch"] else ".sh"
     if described["is_output"]:
         scripts = [*_own_script(folder, described, shell)]
-        scripts += _among_files(wanted, imports, shell, scripts)
+        scripts += [
+            script_file(folder, folder / one.path)
+            for one in _among_files(wanted, imports, shell, scripts)
+        ]
     else:
         paths = [folder / f"run_test{extension}" for extension in (*_SCRIPTS.values(), shell)]
-        scripts = [test_file(folder, p) for p in paths if p.is_file() or p.is_symlink()]
+        scripts = [script_file(folder, p) for p in paths if p.is_file() or p.is_symlink()]
     return TestSection(
         imports=imports,
         commands=tuple(_texts(test, "commands", file)),
@@ -65,7 +68,7 @@ def _own_script(folder: Path, described: Mapping[str, Any], shell: str) -> Itera
         return
     extension = PurePosixPath(name).suffix if isinstance(name, str) else ""
     if extension in _SCRIPTS.values() or extension.lower() == shell:
-        yield test_file(folder, folder / name)
+        yield script_file(folder, folder / name)
     elif extension.lower() not in (".sh", ".bat"):
         raise RecipeError(
             f"{folder / 'meta.yaml'}: test/script: {name!r} is in no language that conda-build"
