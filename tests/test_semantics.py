@@ -126,6 +126,20 @@ def test_a_requirement_that_cannot_be_read_is_the_recipes_mistake(tmp_path: Path
     assert outcomes(tmp_path)["install"] == ("failed", "unsolvable")
 
 
+def test_downstreams_that_are_not_tested_are_told(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  downstreams:\n    - other 1.0\n    - more\n  commands:\n    - 'true'\n",
+    )
+
+    ran = run_local(tmp_path)
+
+    said = "its test/downstreams were not run: more, other 1.0"
+    evidence = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    assert ran.status == 0, ran.out
+    assert said in json.dumps(evidence)
+
+
 def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - touch TEST_FAILED\n    - 'true'\n")
 
