@@ -93,7 +93,6 @@ ONE_LINE = [
     ("- 0x10", ["0x10"]),
     ("- 2020-01-02", ["2020-01-02"]),
     ("- |\n      a\n      b", ["a\nb\n"]),
-    ("-", []),
 ]  # fmt: skip
 
 
@@ -484,6 +483,8 @@ def test_a_bare_version_that_tests_require_is_any_that_begins_so(
         (HEAD + "requirements:\n  host:\n    - a  {b}\n", "not a version"),
         (HEAD + "requirements:\n  run:\n    - odd\n", "cannot depend on itself"),
         (HEAD + "test:\n  requires:\n    - greet@1\n", "test/requires: 'greet@1'"),
+        (HEAD + "test:\n  commands:\n    - a\n    -\n", "item 1 of the list is empty"),
+        ("package:\n  name: \u00f6d\n  version: '1'\n", "'\u00f6d' holds '\u00f6'"),
         (HEAD + "test:\n  requires:\n    - a {b}\n", "not a version"),
         (HEAD + "about:\n  license_family: Mine\n", "license_family"),
         (HEAD + "outputs:\n  name: x\n", "must be a list"),

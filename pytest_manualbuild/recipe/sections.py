@@ -36,13 +36,23 @@ def section(folder: Path, described: Mapping[str, Any], subdir: str) -> TestSect
         scripts = [script_file(folder, p) for p in paths if p.is_file() or p.is_symlink()]
     return TestSection(
         imports=imports,
-        commands=tuple(_texts(test, "commands", file)),
+        commands=tuple(_commands(test, file)),
         scripts=tuple(scripts),
         requires=tuple(sorted(_requires(test, file))),
         files=wanted,
         source_files=tuple(sorted(_texts(test, "source_files", file))),
         downstreams=tuple(sorted(_texts(test, "downstreams", file))),
     )
+
+
+def _commands(test: Mapping[str, Any], file: Path) -> list[str]:
+    for number, item in enumerate(test["commands"]):
+        if item is None:  # conda-build cannot write it into run_test.sh, and ends
+            raise RecipeError(
+                f"{file}: test/commands: item {number} of the list is empty.",
+                remedy="Remove it, or write a command.",
+            )
+    return _texts(test, "commands", file)
 
 
 def _texts(test: Mapping[str, Any], key: str, file: Path) -> list[str]:
