@@ -139,6 +139,10 @@ def test_no_file_of_the_recipe_runs_on_the_controller(tmp_path: Path) -> None:
         (("--recipe", "recipe", "--junitxml", "recipe/junit.xml"), "lies in the recipe's folder"),
         (("--recipe", "x/recipe", "--evidence", "x"), "it is the copy in the"),
         (("--recipe", "recipe", "--channel", " "), "--channel is empty"),
+        (("--recipe", ""), "--recipe is empty"),
+        (("--recipe", "recipe", "--artifacts", ""), "--artifacts is empty"),
+        (("--recipe", "recipe", "--evidence", ""), "--evidence is empty"),
+        (("--recipe", "recipe", "--artifacts", "recipe/meta.yaml"), "it is no folder"),
         (("--recipe", "recipe", "recipe"), "collects only the recipe"),
     ],
 )
@@ -153,6 +157,34 @@ def test_a_mistake_is_one_line_and_loses_nothing(
     assert (ran.status, "Traceback" in ran.out) == (4, False), ran.out
     assert says in ran.out
     assert (tmp_path / "recipe" / "meta.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("plan", "--recipe", ""), "--recipe: it is empty"),
+        (("plan", "--recipe", "x", "--artifacts", ""), "--artifacts: it is empty"),
+        (("hosts", "list", "--timeout", "0"), "--timeout: 0 must be above 0"),
+        (("hosts", "probe", "--timeout", "nan"), "--timeout: nan must be above 0"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    ran = manualbuild(*words, cwd=tmp_path)
+
+    assert (ran.status, says in ran.out) == (2, True), ran.out
+
+
+def test_a_recipe_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    (folder / "meta.yaml").rename(tmp_path / "elsewhere.yaml")
+    (folder / "meta.yaml").symlink_to("../elsewhere.yaml")
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "None" in ran.out) == (4, False), ran.out
+    assert "a recipe may not read files outside of its folder" in ran.out
 
 
 @pytest.mark.parametrize("program", ["pytest", "plan"])

@@ -33,6 +33,11 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
     for place in places:
         if found := inside(place):
             return found
+    if artifacts is not None and not artifacts.is_dir() and artifacts.exists():
+        raise ArtifactError(
+            f"--artifacts {artifacts}: it is no folder.",
+            remedy="Give the folder of the packages; each lies in the folder of its subdir there.",
+        )
     looked = ", ".join(str(place) for place in places)
     raise ArtifactError(
         f"There is no package to test: looked for SUBDIR/*.conda and SUBDIR/*.tar.bz2 in {looked}.",
