@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_manualbuild.model import Check, CheckKind, TestSection
+from pytest_manualbuild.recipe.idle import idle
 
 INSTALL = Check(name="install", kind=CheckKind.INSTALL)
 INLINE = "_manualbuild_script"
@@ -62,12 +63,11 @@ def _runs(check: Check, section: TestSection) -> bool:
     if check.kind is CheckKind.SCRIPT:
         file = next((one for one in section.scripts if one.path == check.text), None)
         if file is not None:
-            return file.size > 0
+            return file.size > 0 and not file.idle
         text = section.script or ""
     elif check.kind is not CheckKind.COMMAND:
         return True
-    lines = (line.strip() for line in text.splitlines())
-    return any(line and not line.startswith("#") for line in lines)
+    return not idle(text, check.language)
 
 
 def _of(section: TestSection) -> Iterable[Check]:

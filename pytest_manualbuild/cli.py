@@ -94,6 +94,12 @@ def _look_where_we_are() -> None:
         ) from error
 
 
+def _path(text: str) -> Path:
+    if not text:  # what a script gives whose variable is not set; it means the current folder
+        raise argparse.ArgumentTypeError("it is empty; give a folder")
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="manualbuild",
@@ -102,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     plan = verbs.add_parser("plan", help="show what would be tested where; touches no host")
-    plan.add_argument("--recipe", type=Path, required=True, metavar="DIR")
-    plan.add_argument("--artifacts", type=Path, metavar="DIR")
+    plan.add_argument("--recipe", type=_path, required=True, metavar="DIR")
+    plan.add_argument("--artifacts", type=_path, metavar="DIR")
     plan.add_argument("--matrix", metavar="NAME|FILE")
     plan.add_argument("--on", metavar="GLOB")
     plan.add_argument("--json", action="store_true", help="print it as JSON (docs/recipes.md)")

@@ -78,6 +78,9 @@ def begin(config: pytest.Config) -> Controller | Worker:
 
 def _check_places(option: Any) -> None:
     """Refuse what would change the recipe while it is tested, or lose it."""
+    for name in ("recipe", "artifacts", "evidence"):
+        if getattr(option, f"mb_{name}") == "":
+            raise pytest.UsageError(f"--{name} is empty. Give a folder.")
     recipe = Path(option.mb_recipe).resolve()
     recipe = recipe.parent if recipe.is_file() else recipe
     for name, given in (

@@ -47,13 +47,17 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """Position of its test section in the package's, from 0."""
 
 
-class TestFile(msgspec.Struct, frozen=True, kw_only=True):
+class TestFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file that the tests need, as it stands in the recipe folder."""
 
     path: str
     """Relative to the recipe folder, with ``/``."""
     sha256: str
     size: int
+    # Left out where it is not so, as in plans from before there was such a key: they keep their
+    # digest.
+    idle: bool = False
+    """It is a script, and holds nothing that could fail (``recipe.idle``)."""
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,7 +93,6 @@ ONE_LINE = [
     ("- 0x10", ["0x10"]),
     ("- 2020-01-02", ["2020-01-02"]),
     ("- |\n      a\n      b", ["a\nb\n"]),
-    ("-", []),
 ]  # fmt: skip
 
 
@@ -453,6 +452,28 @@ def test_imports_have_a_language(
 
 
 @pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("python 3.10", "python 3.10.*"),
+        ("a 1", "a 1.*"),
+        ("a 1.0 0", "a 1.0 0"),  # with a build string it is exact
+        ("a 1.0|2.0", "a 1.0|2.0"),
+        ("a >=1,<2", "a >=1,<2"),
+        ("a 1.*", "a 1.*"),
+        ("a=1", "a=1"),
+        ("c::a[version='1']", "c::a[version='1']"),
+        ("https://x/linux-64/a-1-0.conda", "https://x/linux-64/a-1-0.conda"),
+    ],
+)
+def test_a_bare_version_that_tests_require_is_any_that_begins_so(
+    spec: str, says: str, tmp_path: Path
+) -> None:
+    (found,) = render(tmp_path, HEAD + f'test:\n  requires:\n    - "{spec}"\n')[0].sections
+
+    assert found.requires == (says,)
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (HEAD + "build:\n  noarch: none\n", "build/noarch"),
@@ -461,6 +482,10 @@ def test_imports_have_a_language(
         (HEAD + "requirements:\n  build:\n    - pip:\n        - x\n", "holds a mapping"),
         (HEAD + "requirements:\n  host:\n    - a  {b}\n", "not a version"),
         (HEAD + "requirements:\n  run:\n    - odd\n", "cannot depend on itself"),
+        (HEAD + "test:\n  requires:\n    - greet@1\n", "test/requires: 'greet@1'"),
+        (HEAD + "test:\n  commands:\n    - a\n    -\n", "item 1 of the list is empty"),
+        ("package:\n  name: \u00f6d\n  version: '1'\n", "'\u00f6d' holds '\u00f6'"),
+        (HEAD + "test:\n  requires:\n    - a {b}\n", "not a version"),
         (HEAD + "about:\n  license_family: Mine\n", "license_family"),
         (HEAD + "outputs:\n  name: x\n", "must be a list"),
         ("package:\n  name: odd\n", "package/version is missing"),

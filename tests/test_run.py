@@ -31,6 +31,7 @@ from conftest import (
 )
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.hosts.runs import cache_folder
+from pytest_manualbuild.recipe.idle import idle_file
 
 CI = str(ROOT / "tests" / "ci.toml")
 DEBIANS = "debian-1?"
@@ -140,6 +141,10 @@ def test_no_file_of_the_recipe_runs_on_the_controller(tmp_path: Path) -> None:
         (("--recipe", "recipe", "--junitxml", "recipe/junit.xml"), "lies in the recipe's folder"),
         (("--recipe", "x/recipe", "--evidence", "x"), "it is the copy in the"),
         (("--recipe", "recipe", "--channel", " "), "--channel is empty"),
+        (("--recipe", ""), "--recipe is empty"),
+        (("--recipe", "recipe", "--artifacts", ""), "--artifacts is empty"),
+        (("--recipe", "recipe", "--evidence", ""), "--evidence is empty"),
+        (("--recipe", "recipe", "--artifacts", "recipe/meta.yaml"), "it is no folder"),
         (("--recipe", "recipe", "recipe"), "collects only the recipe"),
     ],
 )
@@ -154,6 +159,45 @@ def test_a_mistake_is_one_line_and_loses_nothing(
     assert (ran.status, "Traceback" in ran.out) == (4, False), ran.out
     assert says in ran.out
     assert (tmp_path / "recipe" / "meta.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("plan", "--recipe", ""), "--recipe: it is empty"),
+        (("plan", "--recipe", "x", "--artifacts", ""), "--artifacts: it is empty"),
+        (("hosts", "list", "--timeout", "0"), "--timeout: 0 must be above 0"),
+        (("hosts", "probe", "--timeout", "nan"), "--timeout: nan must be above 0"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    ran = manualbuild(*words, cwd=tmp_path)
+
+    assert (ran.status, says in ran.out) == (2, True), ran.out
+
+
+def test_a_recipe_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    folder = write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    (folder / "meta.yaml").rename(tmp_path / "elsewhere.yaml")
+    (folder / "meta.yaml").symlink_to("../elsewhere.yaml")
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, "None" in ran.out) == (4, False), ran.out
+    assert "a recipe may not read files outside of its folder" in ran.out
+
+
+@pytest.mark.parametrize("program", ["pytest", "plan"])
+def test_a_pipe_among_the_packages_is_not_waited_for(tmp_path: Path, program: str) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    os.mkfifo(tmp_path / "build_artifacts/noarch/pipe-1-0.conda")
+
+    words = ("plan", "--recipe", "recipe", "--matrix", "local.toml")
+    ran = run_local(tmp_path) if program == "pytest" else manualbuild(*words, cwd=tmp_path)
+
+    assert (ran.status, "pipe-1-0.conda: cannot be read: it is no file" in ran.out) == (4, True)
 
 
 def test_a_current_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
@@ -711,6 +755,52 @@ def test_commands_that_do_nothing_prove_nothing(tmp_path: Path, commands: str) -
     assert run_local(tmp_path).status == 8
     verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
     assert (verdict.status, "tests nothing" in verdict.out) == (8, True), verdict.out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run_test.sh", "#!/bin/bash\n# TODO: write tests\nset -euo pipefail\nset +x\n"),
+        ("run_test.py", '#!/usr/bin/env python\n"""Tests."""\n\npass  # later\n'),
+    ],
+)
+def test_a_script_that_holds_nothing_proves_nothing(
+    tmp_path: Path, python_channel: str, name: str, text: str
+) -> None:
+    write_package(tmp_path, "", {name: text})
+
+    assert run_local(tmp_path, "--channel", python_channel).status == 8
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert (verdict.status != 0, "tests nothing" in verdict.out) == (True, True), verdict.out
+
+
+@pytest.mark.parametrize(
+    ("extension", "text", "nothing"),
+    [
+        (".sh", "", True),
+        (".sh", "\ufeff# a\n\n  # b \\\n", True),
+        (".sh", "set -e; false\n", False),
+        (".sh", "set -e -o pipefail\n", True),
+        (".sh", "set -- $(false)\n", False),
+        (".sh", "set -e \\\n  && false\n", False),
+        (".sh", "true\n", False),
+        (".py", "'''a\n\"b\" '''; pass\n# c", True),
+        (".py", '"""a""" + x', False),
+        (".py", "passed()", False),
+        (".py", "import a", False),
+        (".py", '"" "open', False),
+        (".pl", "# a\n", True),
+        (".pl", "1;\n", False),
+        (".lua", "-- a\n", True),
+        (".lua", "--[[ a\n]] error()\n", False),
+        (".bat", "@echo off\r\nREM a\r\n:: b\r\n", True),
+        (".bat", "@echo off & exit 1\r\n", False),
+        (".r", "# a\n", True),
+        (".unknown", "# a\nb\n", False),
+    ],
+)
+def test_what_a_script_that_does_nothing_holds(extension: str, text: str, *, nothing: bool) -> None:
+    assert idle_file(extension, text.encode()) is nothing
 
 
 def test_a_key_that_nobody_knows_in_the_test_section_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import builder
 import pytest
 
-from conftest import manualbuild, results, run_local, write_package
+from conftest import command, manualbuild, results, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
+from pytest_manualbuild.execution import preamble, windows
+from pytest_manualbuild.records import LinkedEnvironment
 
 
 def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
@@ -86,6 +88,58 @@ def test_a_language_comes_from_the_environment_and_not_from_the_host(tmp_path: P
     assert outcomes(tmp_path)["imports[perl]: strict"] == ("failed", "exit-status")
 
 
+@pytest.mark.parametrize(
+    ("spec", "solved"),
+    [
+        ("perl 5.0", True),
+        ("perl 5.0 0", True),
+        ("perl 5.0 1", False),
+        ("perl=5.0=0", True),
+    ],
+)
+def test_requirements_of_the_tests_are_read_as_conda_reads_them(
+    tmp_path: Path, spec: str, *, solved: bool
+) -> None:
+    channel = stand_in(tmp_path, "perl", "perl", "/bin/true")
+    write_package(
+        tmp_path,
+        f"test:\n  requires:\n    - {spec}\n  commands:\n    - test -x $PREFIX/bin/perl\n",
+    )
+
+    ran = run_local(tmp_path, "--channel", channel)
+
+    said = ("passed", "ok") if solved else ("failed", "unsolvable")
+    assert (ran.status, outcomes(tmp_path)["install"]) == (0 if solved else 1, said), ran.out
+
+
+def test_a_requirement_that_cannot_be_read_is_the_recipes_mistake(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, "test:\n  requires:\n    - odd ^1.*$\n  commands:\n    - 'true'\n", name="a"
+    )
+
+    ran = run_local(tmp_path, "--channel", stand_in(tmp_path, "odd", "odd", "/bin/true"))
+
+    assert (ran.status, "'odd ^1.*$' of the test cannot be" in " ".join(ran.out.split())) == (
+        1,
+        True,
+    )
+    assert outcomes(tmp_path)["install"] == ("failed", "unsolvable")
+
+
+def test_downstreams_that_are_not_tested_are_told(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  downstreams:\n    - other 1.0\n    - more\n  commands:\n    - 'true'\n",
+    )
+
+    ran = run_local(tmp_path)
+
+    said = "its test/downstreams were not run: more, other 1.0"
+    evidence = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    assert ran.status == 0, ran.out
+    assert said in json.dumps(evidence)
+
+
 def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - touch TEST_FAILED\n    - 'true'\n")
 
@@ -141,6 +195,122 @@ def test_a_failing_activation_script_is_a_failing_install(tmp_path: Path) -> Non
     ran = run_local(tmp_path)
 
     assert (ran.status, "cannot be activated" in ran.out) == (1, True), ran.out
+
+
+PACKAGE_VARIABLES = {
+    "etc/conda/env_vars.d/a.json": '{"ODD": "a", "NUMBER": 3, "PATH": "/none", '
+    '"QUOTE": "it\'s $X"}',
+    "etc/conda/env_vars.d/b.json": '{"ODD": "b", "SUBDIR": "***unset***"}',
+    "etc/conda/activate.d/odd.sh": 'test "$ODD" = b\nexport SEEN=$ODD\n',
+}
+BOX = '[hosts.box]\nkind = "docker"\nsubdir = "linux-64"\nimage = "manualbuild/debian-12:test"\n'
+
+
+def check_package_variables(tmp_path: Path, matrix: str, channel: str) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  requires:\n    - tool\n  commands:\n"
+        '    - test "$ODD $NUMBER $SEEN $TOOL" = "b 3 b 1"\n'
+        "    - test \"$QUOTE\" = 'it'\\''s $X'\n"
+        '    - test -z "${SUBDIR-}"\n    - ls > list.txt\n    - test -z "$ODD"\n',
+        staged=PACKAGE_VARIABLES,
+    )
+    (tmp_path / "local.toml").write_text(matrix)
+
+    ran = run_local(tmp_path, "--channel", channel)
+
+    assert ran.status == 1, ran.out
+    found = [said for _, said in sorted(outcomes(tmp_path).items())]
+    assert found == [("passed", "ok")] * 4 + [("failed", "exit-status"), ("passed", "ok")], ran.out
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> str:
+    """The URL of a channel with a package that sets a variable."""
+    files = {"etc/conda/env_vars.d/tool.json": builder.Staged(data=b'{"TOOL": "1"}')}
+    built = builder.Built(
+        recipe=None, files=files, subdir="noarch", name="tool", version="5.0", depends=()
+    )
+    builder.write(built, tmp_path / "tool", ".conda")
+    index_channel(tmp_path / "tool")
+    return (tmp_path / "tool").as_uri()
+
+
+def test_variables_that_packages_set_are_there(tmp_path: Path, tool: str) -> None:
+    check_package_variables(tmp_path, '[hosts.here]\nkind = "local"\n', tool)
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_variables_that_packages_set_are_there_in_a_container(tmp_path: Path, tool: str) -> None:
+    check_package_variables(tmp_path, BOX, tool)
+
+
+def test_variables_of_the_build_environment_are_set_after_it(tmp_path: Path) -> None:
+    environments = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "etc/conda/env_vars.d"
+        folder.mkdir(parents=True)
+        (folder / "x.json").write_text(json.dumps({"WHICH": name, name: "y"}))
+        environments.append(
+            LinkedEnvironment(path=str(tmp_path / name), prefix=str(tmp_path / name), packages=())
+        )
+    one, two = environments
+
+    text = f"set -e\n{preamble.activate(one)}{preamble.activate_too(two)}echo $WHICH $one $two"
+
+    assert command("bash", "-c", text, cwd=tmp_path).out == "two y y\n"
+    assert [windows.activate(one).splitlines()[1:], windows.activate(two).splitlines()[1:]] == [
+        ['set "WHICH=one"', 'set "one=y"'],
+        ['set "WHICH=two"', 'set "two=y"'],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is no JSON."),
+        ("[]", "is no JSON object."),
+        ('{"A": ["x"]}', "the value of A is no text."),
+        ('{"A": true}', "the value of A is no text."),
+        ('{"A": null}', "the value of A is no text."),
+        ('{"A; touch x": "1"}', "'A; touch x' is no name for a variable."),
+        ('{"A": "' + "x" * 70_000 + '"}', "cannot be read: it is too large."),
+        ("link", "leads out of the environment."),
+    ],
+)
+def test_variables_that_cannot_be_read_fail_the_activation(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    folder = tmp_path / "environment/etc/conda/env_vars.d"
+    folder.mkdir(parents=True)
+    path = folder / "x.json"
+    if text == "link":
+        (tmp_path / "secret.json").write_text('{"SECRET": "1"}')
+        path.symlink_to(tmp_path / "secret.json")
+    else:
+        path.write_text(text)
+    prefix = str(tmp_path / "environment")
+    environment = LinkedEnvironment(path=prefix, prefix=prefix, packages=())
+
+    ran = command("bash", "-c", f"set -e\n{preamble.activate(environment)}echo on", cwd=tmp_path)
+
+    assert (ran.status, "on\n" in ran.out) == (1, False)
+    assert says in ran.out
+    assert windows.activate(environment).endswith("exit 1\n")
+
+
+def test_a_package_whose_variables_cannot_be_read_fails(tmp_path: Path) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - 'true'\n",
+        staged={"etc/conda/env_vars.d/odd.json": "odd"},
+    )
+
+    ran = run_local(tmp_path)
+
+    assert (ran.status, outcomes(tmp_path)["install"][0]) == (1, "failed"), ran.out
+    assert "etc/conda/env_vars.d/odd.json is no JSON." in ran.out
 
 
 def test_activation_and_the_documented_variables_are_there(tmp_path: Path) -> None:

@@ -53,12 +53,23 @@ class _Solver:
         from rattler.package import BuildString  # noqa: PLC0415
 
         virtual = dict(asked["virtual_packages"])
-        if reason := _applicable(asked["index"], virtual):
+        specs = []
+        for text in asked["specs"]:
+            try:
+                # As conda, conda-build and rattler-build read what is required of a test.
+                specs.append(rattler.MatchSpec(text, strict=False))
+            except Exception as error:  # noqa: BLE001 # whatever it is, it is the spec's fault
+                return {"error": "spec", "spec": text, "text": str(error)}
+        try:
+            reason = _applicable(asked["index"], virtual)
+        except Exception as error:  # noqa: BLE001 # of what the package's index says
+            return {"error": "package", "text": str(error)}
+        if reason:
             return {"error": "not-applicable", "text": reason}
         try:
             records = await rattler.solve(
                 sources=asked["channels"],
-                specs=asked["specs"],
+                specs=specs,
                 gateway=self._gateway,
                 platforms=[asked["subdir"], "noarch"],
                 virtual_packages=[

@@ -254,6 +254,18 @@ class Environments:
                     remedy="Check the package's depends, and --channel.",
                     detail=said["text"],
                 )
+            case "spec" if said["spec"] not in ours:
+                raise Unsolvable(
+                    f"The requirement {said['spec']!r} of the test cannot be read by the solver.",
+                    remedy="Write it in another way in the recipe.",
+                    detail=said["text"],
+                )
+            case "spec" | "package":
+                raise Uninstallable(
+                    f"{what} cannot be read by the solver.",
+                    remedy="Check its info/index.json.",
+                    detail=said["text"],
+                )
             case _ if not others and artifact is not None:
                 raise Uninstallable(
                     f"{what} cannot be read by the solver.",

@@ -18,13 +18,6 @@ mark {mark}
 PKG_NAME={name} PKG_VERSION={version} PKG_BUILDNUM={number} ROOT_PREFIX=$PREFIX \\
   PATH=$PREFIX/bin:$PATH bash "$PREFIX/"{script} || exit $?
 """
-# conda activates under errexit: a failing script in activate.d fails the test.
-_ACTIVATE_D = """\
-export PATH={prefix}/bin:$PATH
-for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
-  if [ -e "$_mb_script" ]; then . "$_mb_script"; fi
-done
-"""
 _ACTIVATE = """\
 _mb_bash=/bin/bash
 [ -x "$_mb_bash" ] || _mb_bash=$(command -v bash)
@@ -61,7 +54,7 @@ def script(
     for name in environment.post_link:
         text += _post_link(next(p for p in environment.packages if p.name == name), marks)
     return text + _ACTIVATE.format(
-        activate=_ACTIVATE_D.format(prefix=shlex.quote(environment.prefix)),
+        activate=preamble.activate(environment),
         work=shlex.quote(work),
         too=preamble.activate_too(build),
         started=aftermath.before(folder),
@@ -83,7 +76,7 @@ def enter(
     text = _variables(planned.artifact, environment, work)
     text += preamble.before(section, planned.artifact)
     return text + _ENTER.format(
-        activate=_ACTIVATE_D.format(prefix=shlex.quote(environment.prefix)),
+        activate=preamble.activate(environment),
         work=shlex.quote(work),
         too=preamble.activate_too(build),
         after=preamble.after(section).replace(" || exit 1", ""),

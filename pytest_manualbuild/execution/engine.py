@@ -28,7 +28,7 @@ from pytest_manualbuild.errors import (
     Interrupted,
     during,
 )
-from pytest_manualbuild.execution import testfiles
+from pytest_manualbuild.execution import notes, testfiles
 from pytest_manualbuild.execution.keeping import NEVER, Stay
 from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
@@ -351,13 +351,7 @@ class Engine:
             build=build[0] if build else None,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
-        if INTERNET in planned.needs:
-            desk.warnings.append(f"{planned.label}: its tests had the network: the recipe needs it")
-        if asked := [name for one in planned.sections for name in one.secrets]:
-            desk.warnings.append(
-                f"{planned.label}: its tests ran without the secrets that they ask for:"
-                f" {', '.join(asked)}"
-            )
+        desk.warnings += notes.of(planned)
         files = testfiles.needed(section.recipe, planned)
         stay.clean = False  # until the section ended well
         try:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
+from pytest_manualbuild.execution import variables
 from pytest_manualbuild.model import Artifact, TestSection, builder_subdir
 from pytest_manualbuild.records import LinkedEnvironment
 
-# Under errexit, and before `install` ends: what fails here is a failing environment.
-_ACTIVATE_TOO = """\
-export BUILD_PREFIX={prefix}
-export PATH=$BUILD_PREFIX/bin:$PATH
-for _mb_script in "$BUILD_PREFIX"/etc/conda/activate.d/*.sh; do
+# conda activates under errexit, and before `install` ends: what fails here, such as a script in
+# activate.d, is a failing environment.
+_ACTIVATE = """\
+export PATH={prefix}/bin:$PATH
+{variables}for _mb_script in {prefix}/etc/conda/activate.d/*.sh; do
   if [ -e "$_mb_script" ]; then . "$_mb_script"; fi
 done
 """
@@ -43,9 +44,24 @@ def _exports(values: Mapping[str, str]) -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
+def activate(environment: LinkedEnvironment) -> str:
+    """Return what activates an environment, as ``conda activate`` does."""
+    try:
+        values = variables.of_packages(environment)
+        lines = [
+            f"unset {name}\n" if value is None else f"export {name}={shlex.quote(value)}\n"
+            for name, value in values.items()
+        ]
+    except (OSError, ValueError) as error:
+        lines = [f"printf '%s\\n' {shlex.quote(str(error))} >&2\n", "false\n"]
+    return _ACTIVATE.format(prefix=shlex.quote(environment.prefix), variables="".join(lines))
+
+
 def activate_too(build: LinkedEnvironment | None) -> str:
     """Return what activates the environment of ``requirements/build`` after the package's."""
-    return _ACTIVATE_TOO.format(prefix=shlex.quote(build.prefix)) if build else ""
+    if build is None:
+        return ""
+    return f"export BUILD_PREFIX={shlex.quote(build.prefix)}\n{activate(build)}"
 
 
 def after(section: TestSection) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+from pytest_manualbuild import strictjson, untrusted
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import LinkedEnvironment
 
+MOST_BYTES = 64 * 1024
+MOST_FILES = 1000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FOLDER = "etc/conda/env_vars.d"
+_UNSET = "***unset***"
+"""With this value conda takes a variable away (``CONDA_ENV_VARS_UNSET_VAR``)."""
 
 
 def documented(
@@ -75,3 +82,46 @@ def _posix(prefix: str, system: str) -> dict[str, str]:
         "SHLIB_EXT": ".dylib" if system == "osx" else ".so",
     }
     return values | ({"LD_RUN_PATH": f"{prefix}/lib"} if system == "linux" else {})
+
+
+def of_packages(environment: LinkedEnvironment) -> dict[str, str | None]:
+    """Return the variables that packages set at activation; None for one that they take away.
+
+    As conda does (``activate.py``): every file of the folder in the order of the names, the later
+    ones win. PATH stays what it is. Raises ValueError, with a sentence, for what is no such file.
+    """
+    root = Path(environment.path)
+    folder = root / _FOLDER
+    found: dict[str, str | None] = {}
+    if not folder.is_dir():
+        return found
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{_FOLDER} leads out of the environment.")
+    files = sorted(folder.iterdir())
+    if len(files) > MOST_FILES:
+        raise ValueError(f"{_FOLDER} has more than {MOST_FILES} files.")
+    for path in files:
+        found |= _of_package(path, root.resolve())
+    return {name: value for name, value in found.items() if name.upper() != "PATH"}
+
+
+def _of_package(path: Path, root: Path) -> dict[str, str | None]:
+    where = f"{_FOLDER}/{path.name}"
+    real = path.resolve()  # a link is followed as long as it stays in the environment
+    if not real.is_relative_to(root):
+        raise ValueError(f"{where} leads out of the environment.")
+    try:
+        values = strictjson.loads(untrusted.read(real, MOST_BYTES))
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is no JSON object.")  # noqa: TRY004 # of a file, not of ours
+    for name, value in values.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{where}: {name!r} is no name for a variable.")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number and (not isinstance(value, str) or "\0" in value):
+            raise ValueError(f"{where}: the value of {name} is no text.")
+    return {name: None if value == _UNSET else str(value) for name, value in values.items()}

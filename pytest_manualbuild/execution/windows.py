@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution.asked import Asked
 from pytest_manualbuild.execution.marks import Said
-from pytest_manualbuild.execution.variables import documented
+from pytest_manualbuild.execution.variables import documented, of_packages
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.languages import LANGUAGES
 from pytest_manualbuild.languages.base import BatchSite
@@ -64,9 +64,9 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
     for name in asked.environment.post_link:
         installed = next(one for one in asked.environment.packages if one.name == name)
         text += _post_link(installed, site)
-    text += f'cd /d "{site.work}"\n{_activate(asked.environment)}'
+    text += f'cd /d "{site.work}"\n{activate(asked.environment)}'
     if asked.build is not None:
-        text += _variables({"BUILD_PREFIX": asked.build.prefix}) + _activate(asked.build)
+        text += _variables({"BUILD_PREFIX": asked.build.prefix}) + activate(asked.build)
     # A variable of that name would hide what programs return.
     text += f'set "ERRORLEVEL="\ncd /d "{site.work}"\n{site.say(Said.ACTIVATED)}'
     if section.cwd:
@@ -84,7 +84,8 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
     return f"{text}{site.say(Said.COMPLETE)}exit 0\n", files
 
 
-def _activate(environment: LinkedEnvironment) -> str:
+def activate(environment: LinkedEnvironment) -> str:
+    """Return what activates an environment, as ``conda activate`` does."""
     prefix = _text(environment.prefix)
     folders = ";".join(one.format(prefix=prefix) for one in _PATH)
     scripts = sorted((Path(environment.path) / "etc/conda/activate.d").glob("*.bat"))
@@ -92,7 +93,18 @@ def _activate(environment: LinkedEnvironment) -> str:
         f'call "{prefix}\\etc\\conda\\activate.d\\{_text(one.name)}"\n' for one in scripts
     )
     # As conda-build's runner looks at what activation left, and at each script by itself.
-    return f'set "PATH={folders};%PATH%"\n' + (f"{calls}{_FAILED}" if calls else "")
+    text = f'set "PATH={folders};%PATH%"\n{_of_packages(environment)}'
+    return text + (f"{calls}{_FAILED}" if calls else "")
+
+
+def _of_packages(environment: LinkedEnvironment) -> str:
+    try:
+        values = of_packages(environment)
+    except (OSError, ValueError) as error:
+        said = re.sub(r"[^A-Za-z0-9 ,.:/_'-]", "?", str(error))
+        return f"echo {said}>&2\nexit 1\n"
+    # Without a value cmd takes a variable away.
+    return _variables({name: value or "" for name, value in values.items()})
 
 
 def _post_link(installed: InstalledPackage, site: BatchSite) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_manualbuild import strictjson
+from pytest_manualbuild import strictjson, untrusted
 from pytest_manualbuild.errors import ArtifactError
 from pytest_manualbuild.model import SUBDIRS, Artifact
 from pytest_manualbuild.package import archive
@@ -32,6 +33,11 @@ def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
     for place in places:
         if found := inside(place):
             return found
+    if artifacts is not None and not artifacts.is_dir() and artifacts.exists():
+        raise ArtifactError(
+            f"--artifacts {artifacts}: it is no folder.",
+            remedy="Give the folder of the packages; each lies in the folder of its subdir there.",
+        )
     looked = ", ".join(str(place) for place in places)
     raise ArtifactError(
         f"There is no package to test: looked for SUBDIR/*.conda and SUBDIR/*.tar.bz2 in {looked}.",
@@ -98,7 +104,8 @@ def _hash(path: Path) -> tuple[str, int]:
     digest = hashlib.sha256()
     size = 0
     try:
-        with path.open("rb") as file:
+        # A pipe or device would keep whoever opens it waiting for ever.
+        with untrusted.opened(path, sys.maxsize) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)

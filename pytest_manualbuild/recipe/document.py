@@ -33,7 +33,8 @@ def read(path: Path) -> str:
         data = path.read_bytes() if size <= MOST_BYTES else b""
     except OSError as error:
         raise RecipeError(
-            f"{path}: cannot be read: {error.strerror}.", remedy="Check that it is there."
+            f"{path}: cannot be read: {error.strerror or error}.",
+            remedy="Check that it is there, and no link.",
         ) from error
     if size > MOST_BYTES:
         raise RecipeError(

@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from pytest_manualbuild import untrusted
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import TestFile
+from pytest_manualbuild.recipe.idle import idle_file
 
 MOST_FILES = 5_000
 MOST_BYTES = 64 * 1024 * 1024
@@ -87,6 +90,16 @@ def folder_sha256(folder: Path) -> str:
 
 def test_file(folder: Path, path: Path) -> TestFile:
     """Describe one file of the recipe; RecipeError when it cannot be read."""
+    return _described(folder, path)[0]
+
+
+def script_file(folder: Path, path: Path) -> TestFile:
+    """Describe a script that the tests run; RecipeError when it cannot be read."""
+    described, data = _described(folder, path)
+    return replace(described, idle=idle_file(path.suffix, data))
+
+
+def _described(folder: Path, path: Path) -> tuple[TestFile, bytes]:
     root = folder.resolve()
     try:
         resolved = path.resolve()
@@ -99,11 +112,12 @@ def test_file(folder: Path, path: Path) -> TestFile:
         raise RecipeError(
             f"{path}: cannot be read: {error.strerror}.", remedy="Put the file into the recipe."
         ) from error
-    return TestFile(
+    described = TestFile(
         path=path.relative_to(folder).as_posix(),
         sha256=hashlib.sha256(data).hexdigest(),
         size=len(data),
     )
+    return described, data
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -117,6 +117,7 @@ class Metadata:
 
     def _clean(self, text: str, what: str, more: str) -> str:
         bad = set("=@#$%^&*:;\"'\\|<>?/ " + more) & set(text)
+        bad |= {char for char in text if not char.isascii()}  # no solver reads it
         if bad:
             raise Unresolved(
                 f"{self.source.file}: {what}: {text!r} holds {''.join(sorted(bad))!r}.",

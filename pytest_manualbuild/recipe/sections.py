@@ -8,7 +8,8 @@ from typing import Any
 
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Import, TestFile, TestSection
-from pytest_manualbuild.recipe.folder import files, test_file
+from pytest_manualbuild.recipe import specs
+from pytest_manualbuild.recipe.folder import files, script_file, test_file
 
 _SCRIPTS = {"python": ".py", "perl": ".pl", "lua": ".lua", "r": ".r"}
 """Languages and extensions in the order in which conda-build runs them; the shell's is last."""
@@ -26,19 +27,32 @@ def section(folder: Path, described: Mapping[str, Any], subdir: str) -> TestSect
     shell = ".bat" if subdir.startswith("win") and not described["noarch"] else ".sh"
     if described["is_output"]:
         scripts = [*_own_script(folder, described, shell)]
-        scripts += _among_files(wanted, imports, shell, scripts)
+        scripts += [
+            script_file(folder, folder / one.path)
+            for one in _among_files(wanted, imports, shell, scripts)
+        ]
     else:
         paths = [folder / f"run_test{extension}" for extension in (*_SCRIPTS.values(), shell)]
-        scripts = [test_file(folder, p) for p in paths if p.is_file() or p.is_symlink()]
+        scripts = [script_file(folder, p) for p in paths if p.is_file() or p.is_symlink()]
     return TestSection(
         imports=imports,
-        commands=tuple(_texts(test, "commands", file)),
+        commands=tuple(_commands(test, file)),
         scripts=tuple(scripts),
-        requires=tuple(sorted(_texts(test, "requires", file))),
+        requires=tuple(sorted(_requires(test, file))),
         files=wanted,
         source_files=tuple(sorted(_texts(test, "source_files", file))),
         downstreams=tuple(sorted(_texts(test, "downstreams", file))),
     )
+
+
+def _commands(test: Mapping[str, Any], file: Path) -> list[str]:
+    for number, item in enumerate(test["commands"]):
+        if item is None:  # conda-build cannot write it into run_test.sh, and ends
+            raise RecipeError(
+                f"{file}: test/commands: item {number} of the list is empty.",
+                remedy="Remove it, or write a command.",
+            )
+    return _texts(test, "commands", file)
 
 
 def _texts(test: Mapping[str, Any], key: str, file: Path) -> list[str]:
@@ -50,6 +64,13 @@ def _texts(test: Mapping[str, Any], key: str, file: Path) -> list[str]:
     return [str(item) for item in items]
 
 
+def _requires(test: Mapping[str, Any], file: Path) -> Iterable[str]:
+    """Return the requirements of the tests as conda-build writes them down (``finalize``)."""
+    for spec in _texts(test, "requires", file):
+        specs.readable(spec, f"{file}: test/requires")
+        yield specs.starred(spec)
+
+
 def _own_script(folder: Path, described: Mapping[str, Any], shell: str) -> Iterable[TestFile]:
     """Return the one script that an output names; it picks up no ``run_test.*`` by itself."""
     name = described["test_script"]
@@ -57,7 +78,7 @@ def _own_script(folder: Path, described: Mapping[str, Any], shell: str) -> Itera
         return
     extension = PurePosixPath(name).suffix if isinstance(name, str) else ""
     if extension in _SCRIPTS.values() or extension.lower() == shell:
-        yield test_file(folder, folder / name)
+        yield script_file(folder, folder / name)
     elif extension.lower() not in (".sh", ".bat"):
         raise RecipeError(
             f"{folder / 'meta.yaml'}: test/script: {name!r} is in no language that conda-build"

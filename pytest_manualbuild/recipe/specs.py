@@ -14,6 +14,7 @@ from pytest_manualbuild.recipe.problems import Unresolved
 _BARE = re.compile(r"([\w\d\.\-\_]+)\s+((?<![><=])[\w\d\.\-\_]+?(?!\*))(\s+[\w\d\.\_]+)?$")
 _XX = re.compile(r"([0-9a-zA-Z\.\-\_]+)\s+x\.x")
 _VERSION = re.compile(r"(?:[!=<>~]=|[<>=])?\s*[0-9a-z_.+!*-]*", re.IGNORECASE)
+_NAME = re.compile(r"[a-z0-9_.*-]+")
 _OPERATORS = (">", ">=", "=", "==", "!=", "<", "<=")
 
 
@@ -78,6 +79,18 @@ def check(spec: object, where: str) -> str:
                     f"{where}: {spec!r}: {piece!r} is not a version.", remedy="Correct it."
                 )
     return name.lower()
+
+
+def readable(spec: str, where: str) -> None:
+    """Raise RecipeError for a requirement that no solver can read; it may still be unsolvable."""
+    text = spec.split("#", maxsplit=1)[0].strip()
+    if not text or "://" in text or "[" in text:
+        return  # an address, or one of the newer forms, which are not known here
+    if not _NAME.fullmatch(name := check(spec, where)):
+        raise RecipeError(
+            f"{where}: {spec!r}: {name!r} is no name of a package.",
+            remedy="A name has letters, digits, '-', '_' and '.'; write its version after a space.",
+        )
 
 
 def dependencies(specs: object, own: str, where: str, *, itself: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,13 @@ from pytest_manualbuild.model import Facts, Host
 
 if TYPE_CHECKING:
     from pytest_manualbuild.hosts.kept import Kept
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0")
+    return value
 
 
 def add(verbs: Any) -> None:  # noqa: ANN401 # argparse's name for it is private
@@ -30,7 +38,7 @@ def add(verbs: Any) -> None:  # noqa: ANN401 # argparse's name for it is private
             action.add_argument("--on", metavar="GLOB", default="*")
             action.add_argument(
                 "--timeout",
-                type=float,
+                type=_seconds,
                 metavar="S",
                 default=60.0,
                 help="seconds that one host may take (default: 60)",
