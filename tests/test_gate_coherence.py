@@ -87,6 +87,11 @@ def installed(**fields: object) -> Change:
     return change
 
 
+def stood_in(value: dict[str, Any]) -> None:
+    (environment,) = value["hosts"][0]["environments"].values()
+    environment["packages"].append(environment["packages"][0] | {"sha256": "0" * 64})
+
+
 def environment_of_another(value: dict[str, Any]) -> None:
     environments = value["hosts"][0]["environments"]
     environments["noarch/other-1-0.conda"] = dict(*environments.values())
@@ -128,6 +133,7 @@ def one_log_for_two_packages(value: dict[str, Any]) -> None:
         (installed(version="2"), "its bytes were installed as noarch/odd-2-0"),
         (installed(build="1"), "its bytes were installed as noarch/odd-1-1"),
         (installed(subdir="linux-64"), "its bytes were installed as linux-64/odd-1-0"),
+        (stood_in, "odd 1 0 was installed from other bytes than those of this run's package"),
         (environment_of_another, "'noarch/other-1-0.conda', which is no package"),
         (lambda value: value.update(run_id=""), "'' is not the id of a run"),
         (lambda value: value.update(run_id="1" * 33), "is not the id of a run"),

@@ -116,6 +116,7 @@ def _host(evidence: Evidence, host: Host, record: HostRecord) -> Iterator[Reason
             yield reject(f"{name}: it has an environment of {key!r}, which is no package.")
         else:
             yield from _installed(f"{package}: on {name}", environment, planned[package].artifact)
+            yield from _beside(f"{package}: on {name}", environment, evidence.plan.packages)
 
 
 def _ran(evidence: Evidence, passed: Collection[CheckResult]) -> set[str]:
@@ -189,6 +190,23 @@ def _installed(where: str, environment: LinkedEnvironment, artifact: Artifact) -
             yield reject(
                 f"{where}, its bytes were installed as {one.subdir}/{one.name}-{one.version}"
                 f"-{one.build}."
+            )
+
+
+def _beside(
+    where: str, environment: LinkedEnvironment, planned: Collection[PlannedPackage]
+) -> Iterator[Reason]:
+    """Yield packages that stood in for others of the run: those would go out untested together."""
+    bytes_of: dict[tuple[str, str, str, str], set[str]] = {}
+    for one in (package.artifact for package in planned):
+        dist = (one.subdir, one.name, one.version, one.build)
+        bytes_of.setdefault(dist, set()).add(one.sha256)
+    for found in environment.packages:
+        dist = (found.subdir, found.name, found.version, found.build)
+        if dist in bytes_of and found.sha256 not in bytes_of[dist]:
+            yield reject(
+                f"{where}, {found.name} {found.version} {found.build} was installed from other"
+                " bytes than those of this run's package."
             )
 
 

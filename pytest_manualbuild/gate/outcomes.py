@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 import msgspec
 
-from pytest_manualbuild import checks, deviations
+from pytest_manualbuild import checks, deviations, matrix
 from pytest_manualbuild.deviations import Kind
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate import coherence
@@ -102,7 +102,10 @@ def _passed(evidence: Evidence, result: CheckResult) -> Iterator[Reason]:
 def _not_passed(plan: Plan, host: Host, result: CheckResult) -> Iterator[Reason]:
     where = f"{result.package}: {result.check} on {result.host}"
     # Whoever copies this line must run nothing that a stranger wrote into a report.
-    words = ("pytest", "--recipe", plan.recipe, "--matrix", plan.matrix.name, "--on", host.name)
+    name = plan.matrix.name
+    shipped = (matrix.shipped_folder() / f"{name}.toml").is_file()
+    of = name if shipped else f"{name}.toml"
+    words = ("pytest", "--recipe", plan.recipe, "--matrix", of, "--on", host.name)
     again = shlex.join(words)
     if result.outcome is Outcome.FAILED:
         yield reject(f"{where} failed ({result.cause}). {result.message}".rstrip(), help=again)
