@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,9 @@ hypothesis.settings.register_profile(
     "any-machine", deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
 )
 hypothesis.settings.load_profile("any-machine")
+# A shell that starts all this in the background has Ctrl-C ignored, also for what is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 LOCAL = '[hosts.here]\nkind = "local"\n'
 META = """
 package:
