@@ -99,6 +99,7 @@ class Case:
             machine = vagrantfiles.container(self.vagrant)
             for back in ("unpause", "start"):
                 command("docker", back, machine, cwd=self.folder)
+            vagrantfiles.wait_for_ssh(machine)
         self.sweep()
 
     def sweep(self) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +142,22 @@ def vagrant(folder: Path, *words: str) -> str:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
         env={**os.environ, "VAGRANT_CHECKPOINT_DISABLE": "1"},
     ).stdout  # fmt: skip
+
+
+def wait_for_ssh(machine: str) -> None:
+    """Wait until the server of a container that was just started says who it is."""
+    said = subprocess.run(["docker", "port", machine, "22"], capture_output=True, check=True)
+    host, _, port = said.stdout.decode().split()[0].rpartition(":")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((host, int(port)), timeout=5) as server,
+        ):
+            if server.recv(4) == b"SSH-":
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"no ssh server answers in {machine}")
 
 
 def container(folder: Path) -> str:
