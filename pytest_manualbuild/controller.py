@@ -297,6 +297,8 @@ class Controller(Session):
             session.exitstatus = 1 if status == 1 else HostError.exit_code
             self.evidence = None
             show.error(self.config, error)
+        finally:
+            self._journal.close()
 
     def _pytest_status(self, status: int) -> int:
         """Return pytest's exit status; pytest-xdist calls it an interruption where -x stops it."""
@@ -325,8 +327,6 @@ class Controller(Session):
     def release(self) -> None:
         """Release hosts and solver, and remove whatever is left of the run."""
         super().release()
-        if self._journal is not None:
-            self._journal.close()
         if self._run is not None:
             hosts.sweep(self._run)
             self._run = None

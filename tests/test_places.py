@@ -77,6 +77,35 @@ def test_two_runs_do_not_write_one_report(tmp_path: Path) -> None:
     assert run_local(tmp_path).status == 1
 
 
+FINISH = """\
+import fcntl, os
+from pytest_manualbuild import evidence
+
+finish = evidence.finish
+
+def watched(folder, *args, **kwargs):
+    looks = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(looks, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print("the folder was free")
+    except BlockingIOError:
+        print("the folder was held")
+    os.close(looks)
+    return finish(folder, *args, **kwargs)
+
+evidence.finish = watched
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-x",)])
+def test_a_report_is_held_until_it_is_written(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Also that of a run that was cut short, whose hosts go before."""
+    write_package(tmp_path, TESTS + "    - echo\n")
+    (tmp_path / "looking.py").write_text(FINISH)
+
+    assert "the folder was held" in run_local(tmp_path, "-p", "looking", "-s", *words).out
+
+
 def test_a_run_that_looks_for_changes_is_refused_in_one_line(tmp_path: Path) -> None:
     write_package(tmp_path, TESTS)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -260,6 +261,15 @@ def test_a_policy_allows_one_kind_of_target(case: Path, kind: str, to: str) -> N
     assert "Leave it out" not in ran.out
 
 
+def wait_until_held(process: subprocess.Popen[Any], server: Server) -> None:
+    """Wait until the server holds the request that it was told to hold."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (server.state / "held").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_whatever_ends_an_upload_leaves_no_copies(
     case: Path, server: Server, number: signal.Signals
@@ -271,11 +281,7 @@ def test_whatever_ends_an_upload_leaves_no_copies(
         env={**os.environ, **server.environ, "TMPDIR": str(case / "scratch")},
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + LIMIT_S
-    while not (server.state / "held").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until_held(process, server)
     assert list((case / "scratch").glob("manualbuild-*"))
 
     process.send_signal(number)
@@ -346,11 +352,7 @@ def test_an_upload_that_was_killed_goes_on_where_it_ended(
         env={**os.environ, **server.environ}, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + LIMIT_S
-    while not (server.state / "held").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until_held(process, server)
     listed = Path(f"/proc/{process.pid}/cmdline")
     if listed.exists():
         assert CANARY.encode() not in listed.read_bytes()
