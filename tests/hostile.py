@@ -47,9 +47,10 @@ SPY = (
     "nonces=$( (declare -f; set; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ $HOME/../* $0"
     " 2>/dev/null) | tr '\\0' '\\n' | grep -aoE '[0-9a-f]{16,24}' | sort -u | head -50)"
 )
+# One ``tee`` for all of them: one each is thousands of processes where others' numbers are found.
 FORGE = (
     "for n in $nonces; do for w in $nonces; do for k in 'exit:0' \"mark:$w 0\"; do"
-    " printf '\\036%s:%s\\036' $n \"$k\" | tee /dev/stderr >&200; done; done; done"
+    " printf '\\036%s:%s\\036' $n \"$k\"; done; done; done | tee /dev/stderr >&200"
 )
 
 SHELLS = (
