@@ -55,6 +55,8 @@ def test_the_example_of_the_documentation_fits() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "",
+        "# approvals = 2\n",
         "[gat]\n",
         "[gate]\nmore = 1\n",
         "[gate]\napprovals = -1\n",

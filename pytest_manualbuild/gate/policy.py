@@ -22,7 +22,7 @@ from msgspec import structs
 from pytest_manualbuild import matrix
 from pytest_manualbuild.audit.codes import CODES
 from pytest_manualbuild.deviations import Deviation, Kind
-from pytest_manualbuild.errors import PolicyError
+from pytest_manualbuild.errors import MatrixError, PolicyError
 from pytest_manualbuild.gate import ledger as ledgers
 from pytest_manualbuild.gate import signatures
 from pytest_manualbuild.gate.ledger import Ledger
@@ -178,6 +178,11 @@ def load(path: Path | None) -> Policy:
         ) from error
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: not valid TOML: {error}.", remedy="Correct it.") from error
+    if not tables:  # cut, or never filled; whoever names a policy wants something of it
+        raise PolicyError(
+            f"{path}: the policy is empty, and would demand nothing.",
+            remedy="Check --policy; without it nobody needs to sign, and any matrix will do.",
+        )
     for name, table in tables.items():
         if "." in name or name not in _TABLES:
             known = ", ".join(name for name in _TABLES if "." not in name)
@@ -219,13 +224,18 @@ def _check_keys(path: Path, name: str, table: object) -> None:
 
 
 def _matrix(path: Path, policy: Policy) -> Matrix | None:
-    if policy.gate.matrix is None:
-        return None
     named = policy.gate.matrix
-    if "/" in named or Path(named).suffix:
-        return matrix.load(str(path.parent / named))
-    # Never a file of that name in the current folder, which `matrix.load` would prefer.
-    return matrix.load(str(matrix.shipped_folder() / f"{named}.toml"))
+    if named is None:
+        return None
+    # A shipped one is never a file of that name in the current folder, which `matrix.load` prefers.
+    own = "/" in named or Path(named).suffix
+    file = path.parent / named if own else matrix.shipped_folder() / f"{named}.toml"
+    try:
+        return matrix.load(str(file))
+    except MatrixError as error:
+        raise PolicyError(
+            f"{path}: gate.matrix: {error.problem}", remedy="Correct that key, or that file."
+        ) from error
 
 
 def _ledger(path: Path, policy: Policy) -> Ledger | None:
