@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,22 @@ def test_a_package_with_the_reviewed_tests_is_accepted(tmp_path: Path, extension
     said = verdict(tmp_path)
 
     assert said.decision is Decision.ACCEPT, said.text()
+
+
+@pytest.mark.parametrize("label", ["", " tests[1]", " tests[3]"])
+def test_what_passed_has_the_environment_of_its_section(tmp_path: Path, label: str) -> None:
+    (package,) = build(reviewed(tmp_path), tmp_path / "build_artifacts")
+    assert verdict(tmp_path).decision is Decision.ACCEPT
+    path = tmp_path / "manualbuild-report/evidence.json"
+    statement = json.loads(path.read_text())
+    key = f"noarch/{package.name}{label}"
+    del statement["predicate"]["hosts"][0]["environments"][key]
+    path.write_text(json.dumps(statement))
+
+    said = verify(tmp_path / "manualbuild-report", None, Policy()).verdict
+
+    assert said.decision is Decision.REJECT
+    assert f"here: a check passed in the environment of {key!r}, and there was none." in said.text()
 
 
 # What the builder did to the recipe before the build -> what the gate says.

@@ -37,6 +37,35 @@ _IN_A_SHELL = (
     CheckKind.PIP_CHECK,
 )
 """What runs in the environment of its section, and passes only with its exit status."""
+_CAUSES = {
+    Outcome.PASSED: {Cause.OK},
+    Outcome.FAILED: {
+        Cause.EXIT_STATUS,
+        Cause.TIMEOUT,
+        Cause.TEST_FAILED,
+        Cause.UNSOLVABLE,
+        Cause.UNINSTALLABLE,
+        Cause.CONTENTS,
+        Cause.FUNCTION,
+    },
+    Outcome.ERROR: {
+        Cause.HOST_UNAVAILABLE,
+        Cause.HOST_LOST,
+        Cause.CHANNEL,
+        Cause.ENVIRONMENT,
+        Cause.INTERRUPTED,
+        Cause.INTERNAL,
+    },
+    Outcome.SKIPPED: {
+        Cause.RECIPE,
+        Cause.NOT_REACHED,
+        Cause.EXIT_0,
+        Cause.NOT_APPLICABLE,
+        Cause.WAIVED,
+        Cause.NOT_SELECTED,
+        Cause.UNSOLVABLE,  # of a downstream package
+    },
+}
 _FEW_LOGS = 8
 """With fewer logs, no section has used up what its logs may hold (``execution.capture``)."""
 # What `uname -m`, or Windows, says on a host of each subdir. Some machines run the programs of
@@ -110,6 +139,8 @@ def _host(evidence: Evidence, host: Host, record: HostRecord) -> Iterator[Reason
         artifact = planned[key].artifact
         if need := _unmet(artifact, facts, host.subdir):
             yield reject(f"{key}: it passed on {name}, which cannot have it: {need}.")
+    for key in sorted(_environments(evidence, passed) - record.environments.keys()):
+        yield reject(f"{name}: a check passed in the environment of {key!r}, and there was none.")
     for key, environment in record.environments.items():
         package = key if key in planned else key.partition(" ")[0]
         if package not in planned:
@@ -128,6 +159,21 @@ def _ran(evidence: Evidence, passed: Collection[CheckResult]) -> set[str]:
         if (found := checks.get((one.package, one.check))) is not None
         and found[1].kind is not CheckKind.CONTENTS
     }
+
+
+def _environments(evidence: Evidence, passed: Collection[CheckResult]) -> set[str]:
+    """Return the keys of the environments in which these checks must have passed."""
+    checks = _checks(evidence)
+    keys = set()
+    for one in passed:
+        planned, check = checks.get((one.package, one.check), (None, None))
+        if planned is None or check is None or check.kind is CheckKind.CONTENTS:
+            continue
+        if check.section < len(planned.sections):
+            key = planned.environment_key(check.section)
+            downstream = check.kind is CheckKind.DOWNSTREAM
+            keys.add(f"{key} {check.text}" if downstream else key)
+    return keys
 
 
 def _facts(host: Host, facts: Facts) -> Iterator[Reason]:
@@ -233,10 +279,20 @@ def _results(evidence: Evidence) -> Iterator[Reason]:
         and one.outcome is not Outcome.PASSED
         and one.cause is not Cause.NOT_SELECTED
     }
+    # Whether a host can have a package is found out for a section, before any of it runs.
+    ran = {
+        (one.host, one.package, check.section)
+        for one, check in judged
+        if one.outcome is Outcome.PASSED and check.kind is not CheckKind.DOWNSTREAM
+    }
     for one, check in judged:
+        where = f"{one.package}: {one.check} on {one.host}: {one.outcome}, and yet"
+        if one.cause not in _CAUSES[one.outcome]:
+            yield reject(f"{where} {one.cause}.")
+        if one.cause is Cause.NOT_APPLICABLE and (one.host, one.package, check.section) in ran:
+            yield reject(f"{where} what belongs to it passed there.")
         if one.outcome is not Outcome.PASSED:
             continue
-        where = f"{one.package}: {one.check} on {one.host}: passed, and yet"
         if one.message:
             yield reject(f"{where} its message is {one.message!r}.")
         if check.kind in _IN_A_SHELL:
