@@ -108,6 +108,8 @@ class SectionRun:
             marks=self._marks,
         )
         script, files = dialect.script(asked, connection)
+        if connection.shell == "sh":  # cmd knows no traps
+            self._results.sourced = tuple(one.decode(errors="replace") for one in scripts.values())
         connection.put(dialect.work(self._folder), files)
         self._display = display.start(connection, self._planned, self._host)
         if self._display is not None:
