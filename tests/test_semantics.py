@@ -148,6 +148,24 @@ def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
     assert outcomes(tmp_path)["commands[1]: true"] == ("failed", "test-failed")
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_what_is_run_finds_itself_called_and_not_sourced(tmp_path: Path, *, script: bool) -> None:
+    """A script may do its work only then: it must not pass for having done nothing."""
+    asks = """[ "${BASH_SOURCE[0]}" != "$0" ] || (return 0 2>/dev/null) || exit 9"""
+    if script:
+        # Itself it finds where it belongs, as it was reviewed, and nothing of ours beside it.
+        looks = 'test "$(ls -A "${0%/*}")" = run_test.sh\ngrep -qx "# its end" "$0"\n'
+        write_package(tmp_path, "", {"run_test.sh": f"{looks}{asks}\n# its end\n"})
+    else:
+        write_package(tmp_path, f"test:\n  commands:\n    - '{asks}'\n")
+
+    assert run_local(tmp_path).status == 1
+    (last,) = [one for one in outcomes(tmp_path) if one != "install"]
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    (result,) = [one for one in stored["predicate"]["results"] if one["check"] == last]
+    assert (result["outcome"], result["exit_status"]) == ("failed", 9)
+
+
 def test_a_file_test_failed_is_a_failure_after_exit_0_too(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - touch TEST_FAILED; exit 0\n    - 'true'\n")
 
