@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import builder
@@ -146,6 +147,27 @@ def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
     assert run_local(tmp_path).status == 1
     assert outcomes(tmp_path)["commands[0]: touch TEST_FAILED"] == ("passed", "ok")
     assert outcomes(tmp_path)["commands[1]: true"] == ("failed", "test-failed")
+
+
+def test_files_that_are_programs_can_be_run_by_their_name(tmp_path: Path) -> None:
+    """Those of the recipe, and those of the sources, which the package keeps; no others."""
+    tests = "test:\n  files:\n    - '*.sh'\n  source_files:\n    - t/*\n  commands:\n"
+    tests += "    - ./yes.sh\n    - t/yes\n    - '! ./no.sh'\n    - '! t/no'\n"
+    program = "#!/bin/sh\nexit 0\n"
+    folder = write_package(tmp_path, tests, {"yes.sh": program, "no.sh": program})
+    (folder / "yes.sh").chmod(0o755)
+    dist, files = builder.contents(builder.Built(recipe=folder, files={}, subdir="noarch"))
+    for name in ("yes", "no"):
+        staged = builder.Staged(data=program.encode(), executable=name == "yes")
+        files[f"info/test/t/{name}"] = staged
+    (written,) = (tmp_path / "build_artifacts/noarch").iterdir()
+    written.unlink()
+    with tarfile.open(written.with_name(f"{dist}.tar.bz2"), "w:bz2") as archive:
+        builder._add(archive, dict(sorted(files.items())))
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
 
 
 @pytest.mark.parametrize("script", [True, False])
