@@ -13,6 +13,8 @@ import pytest
 from conftest import command, manualbuild, results, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution import preamble, windows
+from pytest_manualbuild.execution.variables import documented
+from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import LinkedEnvironment
 
 
@@ -351,6 +353,41 @@ def test_a_package_whose_variables_cannot_be_read_fails(tmp_path: Path) -> None:
 
     assert (ran.status, outcomes(tmp_path)["install"][0]) == (1, "failed"), ran.out
     assert "etc/conda/env_vars.d/odd.json is no JSON." in ran.out
+
+
+@pytest.mark.parametrize(
+    ("prefix", "subdir", "paths"),
+    [
+        ("/p", "linux-64", ["/p/bin/python", "/p/bin/perl", "/p/bin/R", None]),
+        (
+            "C:\\p",
+            "win-64",
+            [r"C:\p\python.exe", r"C:\p\Library\bin\perl.exe", r"C:\p\Scripts\R.exe", None],
+        ),
+    ],
+)
+def test_the_languages_that_a_package_needs_are_named_by_variables(
+    prefix: str, subdir: str, paths: list[str | None]
+) -> None:
+    artifact = Artifact(
+        path="", subdir=subdir, filename="a-1-0.conda", sha256="0" * 64, size=0, name="a",
+        version="1", build="0", build_number=0, noarch=None, constrains=(),
+        depends=("python>=3", "perl", "r-base 4.*"),
+    )  # fmt: skip
+    environment = LinkedEnvironment(path=prefix, prefix=prefix, packages=())
+
+    found = documented(artifact, environment, f"{prefix}-work", subdir)
+
+    assert [found.get(name) for name in ("PYTHON", "PERL", "R", "LUA")] == paths
+
+
+def test_a_test_finds_the_python_of_its_package(tmp_path: Path, python_channel: str) -> None:
+    tests = "requirements:\n  run:\n    - python\ntest:\n  commands:\n"
+    write_package(tmp_path, f"{tests}    - $PYTHON -c 'import json'\n    - test $PY3K = 1\n")
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert ran.status == 0, ran.out
 
 
 def test_activation_and_the_documented_variables_are_there(tmp_path: Path) -> None:
