@@ -59,7 +59,7 @@ READ_SCRIPT = (
     f' [ "${{_mb_text: -{len(_WHOLE)}}}" = "{_WHOLE}" ]'
     f' && eval "unset _mb_text; ${{_mb_text%{_WHOLE}}}"'
 )
-"""What bash is given with ``-c`` to run the ``whole`` script on its standard input.
+"""What bash is given, with ``-c`` or as a file, to run the ``whole`` script on its standard input.
 
 All of it is read before its first line runs, so that no file, no pipe and no list of processes
 shows the words in it, and so that half a script, from a host whose disk is full, does not

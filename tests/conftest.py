@@ -304,6 +304,7 @@ def winrm_server(
 APPLETS = (
     "sh", "tar", "gzip", "base64", "mkdir", "rmdir", "cat", "env", "sed", "uname", "id", "ls",
     "rm", "tr", "grep", "chmod", "sleep", "head", "cut", "sha256sum", "readlink", "seq", "true",
+    "mv",
 )  # fmt: skip
 
 

@@ -129,8 +129,25 @@ def test_a_trap_hides_no_failure(tmp_path: Path) -> None:
     assert found["here", "commands[1]: false"] == ("failed", "exit-status")
 
 
-def test_a_shell_may_still_end_itself_well(tmp_path: Path) -> None:
-    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n    - exit 0\n")
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("run_test.sh", ""), ("setup.sh", "    - . ./setup.sh\n")],
+)
+def test_a_trap_that_no_command_spells_out_hides_no_failure_either(
+    tmp_path: Path, name: str, first: str
+) -> None:
+    test = f"test:\n  files:\n    - {name}\n  commands:\n{first}    - 'false'\n"
+    write_package(tmp_path, test, {name: "trap 'exit 0' EXIT\n"})
+
+    assert run_local(tmp_path).status == 1
+    last = f"commands[{first.count('-')}]: false"
+    assert results(tmp_path / "manualbuild-report")["here", last] == ("failed", "exit-status")
+
+
+@pytest.mark.parametrize("first", ["'true'", "trap 'rm -f left' EXIT", "leave() { exit 0; }"])
+def test_a_shell_may_still_end_itself_well(tmp_path: Path, first: str) -> None:
+    last = "leave" if "leave" in first else "exit 0"
+    write_package(tmp_path, f"test:\n  commands:\n    - {first}\n    - {last}\n")
 
     assert run_local(tmp_path).status == 0
 

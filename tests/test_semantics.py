@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import builder
@@ -12,6 +13,8 @@ import pytest
 from conftest import command, manualbuild, results, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution import preamble, windows
+from pytest_manualbuild.execution.variables import documented
+from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import LinkedEnvironment
 
 
@@ -146,6 +149,45 @@ def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:
     assert run_local(tmp_path).status == 1
     assert outcomes(tmp_path)["commands[0]: touch TEST_FAILED"] == ("passed", "ok")
     assert outcomes(tmp_path)["commands[1]: true"] == ("failed", "test-failed")
+
+
+def test_files_that_are_programs_can_be_run_by_their_name(tmp_path: Path) -> None:
+    """Those of the recipe, and those of the sources, which the package keeps; no others."""
+    tests = "test:\n  files:\n    - '*.sh'\n  source_files:\n    - t/*\n  commands:\n"
+    tests += "    - ./yes.sh\n    - t/yes\n    - '! ./no.sh'\n    - '! t/no'\n"
+    program = "#!/bin/sh\nexit 0\n"
+    folder = write_package(tmp_path, tests, {"yes.sh": program, "no.sh": program})
+    (folder / "yes.sh").chmod(0o755)
+    dist, files = builder.contents(builder.Built(recipe=folder, files={}, subdir="noarch"))
+    for name in ("yes", "no"):
+        staged = builder.Staged(data=program.encode(), executable=name == "yes")
+        files[f"info/test/t/{name}"] = staged
+    (written,) = (tmp_path / "build_artifacts/noarch").iterdir()
+    written.unlink()
+    with tarfile.open(written.with_name(f"{dist}.tar.bz2"), "w:bz2") as archive:
+        builder._add(archive, dict(sorted(files.items())))
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_what_is_run_finds_itself_called_and_not_sourced(tmp_path: Path, *, script: bool) -> None:
+    """A script may do its work only then: it must not pass for having done nothing."""
+    asks = """[ "${BASH_SOURCE[0]}" != "$0" ] || (return 0 2>/dev/null) || exit 9"""
+    if script:
+        # Itself it finds where it belongs, as it was reviewed, and nothing of ours beside it.
+        looks = 'test "$(ls -A "${0%/*}")" = run_test.sh\ngrep -qx "# its end" "$0"\n'
+        write_package(tmp_path, "", {"run_test.sh": f"{looks}{asks}\n# its end\n"})
+    else:
+        write_package(tmp_path, f"test:\n  commands:\n    - '{asks}'\n")
+
+    assert run_local(tmp_path).status == 1
+    (last,) = [one for one in outcomes(tmp_path) if one != "install"]
+    stored = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
+    (result,) = [one for one in stored["predicate"]["results"] if one["check"] == last]
+    assert (result["outcome"], result["exit_status"]) == ("failed", 9)
 
 
 def test_a_file_test_failed_is_a_failure_after_exit_0_too(tmp_path: Path) -> None:
@@ -311,6 +353,41 @@ def test_a_package_whose_variables_cannot_be_read_fails(tmp_path: Path) -> None:
 
     assert (ran.status, outcomes(tmp_path)["install"][0]) == (1, "failed"), ran.out
     assert "etc/conda/env_vars.d/odd.json is no JSON." in ran.out
+
+
+@pytest.mark.parametrize(
+    ("prefix", "subdir", "paths"),
+    [
+        ("/p", "linux-64", ["/p/bin/python", "/p/bin/perl", "/p/bin/R", None]),
+        (
+            "C:\\p",
+            "win-64",
+            [r"C:\p\python.exe", r"C:\p\Library\bin\perl.exe", r"C:\p\Scripts\R.exe", None],
+        ),
+    ],
+)
+def test_the_languages_that_a_package_needs_are_named_by_variables(
+    prefix: str, subdir: str, paths: list[str | None]
+) -> None:
+    artifact = Artifact(
+        path="", subdir=subdir, filename="a-1-0.conda", sha256="0" * 64, size=0, name="a",
+        version="1", build="0", build_number=0, noarch=None, constrains=(),
+        depends=("python>=3", "perl", "r-base 4.*"),
+    )  # fmt: skip
+    environment = LinkedEnvironment(path=prefix, prefix=prefix, packages=())
+
+    found = documented(artifact, environment, f"{prefix}-work", subdir)
+
+    assert [found.get(name) for name in ("PYTHON", "PERL", "R", "LUA")] == paths
+
+
+def test_a_test_finds_the_python_of_its_package(tmp_path: Path, python_channel: str) -> None:
+    tests = "requirements:\n  run:\n    - python\ntest:\n  commands:\n"
+    write_package(tmp_path, f"{tests}    - $PYTHON -c 'import json'\n    - test $PY3K = 1\n")
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert ran.status == 0, ran.out
 
 
 def test_activation_and_the_documented_variables_are_there(tmp_path: Path) -> None:

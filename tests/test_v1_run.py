@@ -125,6 +125,20 @@ def test_the_reviewed_test_files_are_used_and_not_those_of_the_builder(tmp_path:
     assert said.status == 1
 
 
+def test_a_test_file_that_is_a_program_can_be_run_by_its_name(tmp_path: Path) -> None:
+    tests = "- script: [./yes.sh, '! ./no.sh']\n  files:\n    recipe: ['*.sh']\n"
+    program = "#!/bin/sh\nexit 0\n"
+    files = {"yes.sh": program, "no.sh": program}
+    folder = write(tmp_path / "recipe", noarch("p", tests), files)
+    (folder / "yes.sh").chmod(0o755)
+    build(folder, tmp_path / "build_artifacts")
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
 def test_the_variables_are_those_of_rattler_build(tmp_path: Path) -> None:
     names = (
         "PREFIX PKG_NAME PKG_VERSION PKG_BUILD_STRING PKG_BUILDNUM PKG_BUILD_NUMBER SUBDIR"

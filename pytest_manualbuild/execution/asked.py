@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -27,6 +27,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """On the host; the folder of the tests goes below it."""
     files: Mapping[str, bytes]
     """The recipe's test files by their path."""
+    programs: Collection[str]
+    """The paths of those that can be run by their name, also of those below the prefix."""
     marks: Marks
 
     def checks(self, language: TestLanguage) -> list[Numbered]:

@@ -353,12 +353,13 @@ class Engine:
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
         desk.warnings += notes.of(planned)
         files = testfiles.needed(section.recipe, planned)
+        programs = testfiles.programs(section.recipe, planned)
         stay.clean = False  # until the section ended well
         try:
             with during(_DOING["run"]):
                 if inside := testfiles.in_prefix(section.recipe, planned):
                     connection.put(environment.prefix, inside)
-                stay.clean = run.run(connection, files)
+                stay.clean = run.run(connection, files, programs)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.
             desk.state, desk.message, failed = "lost", error.told, True

@@ -44,7 +44,10 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
         ]
 
     site = Site(parses=parses, marks=asked.marks)
-    text = activation.script(
+    (section,) = asked.planned.sections
+    base = asked.environment.prefix if section.schema else work(asked.folder)
+    text = "".join(f"chmod +x {shlex.quote(f'{base}/{one}')}\n" for one in sorted(asked.programs))
+    text += activation.script(
         asked.planned, asked.environment, asked.build, asked.folder, asked.marks
     )
     files = dict(asked.files)

@@ -34,6 +34,10 @@ _CRASHES = {
 
 _TRAP = re.compile(r"\btrap\b.*\bexit\b", re.DOTALL)
 """What ends a shell in a way that says nothing of why."""
+_ENDS = re.compile(r"\b(?:exit|exec)\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
+"""What may end a shell of its own will, or bring what does."""
+_MAY_TRAP = re.compile(r"\btrap\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
+"""What may set a trap, or bring what does."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +77,8 @@ class Results:
         self._held: CheckResult | None = None
         """The result of the last check, until the script came to its end."""
         self._budget = Budget()
+        self.sourced: tuple[str, ...] = ()
+        """Texts besides the commands that their shell has read, or may have."""
         self.began_s = time.monotonic()
         """When what is under way began, on the clock of ``time.monotonic``."""
         self._capture = self._new_capture(0)
@@ -194,8 +200,19 @@ class Results:
                 self._not_reached(number, Cause.NOT_REACHED, message)
 
     def _trapped(self) -> bool:
-        """Say whether a command may have set what ends the shell with 0 whatever failed."""
-        return any(_TRAP.search(one.text) for one in self._checks if one.kind is CheckKind.COMMAND)
+        """Say whether a command may have failed, and a trap ended the shell with 0 for all that.
+
+        Where a command asks for no end itself, but the shell ended in it, a trap is all it can be.
+        """
+        commands = [one.text for one in self._checks if one.kind is CheckKind.COMMAND]
+        if any(map(_TRAP.search, commands)):
+            return True
+        under_way = [self._checks[number] for number in self._open]
+        return (
+            all(one.kind is CheckKind.COMMAND for one in under_way)
+            and not any(_ENDS.search(one.text) for one in under_way)
+            and any(map(_MAY_TRAP.search, (*commands, *self.sourced)))
+        )
 
     def _last_failed(self, cause: Cause, message: str, status: int | None = None) -> None:
         """Conclude that the section failed after its last check: that one takes the blame."""

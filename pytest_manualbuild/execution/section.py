@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -92,11 +92,14 @@ class SectionRun:
         self._held: deque[Event] = deque()
         self._results = Results(planned, place, give)
 
-    def run(self, connection: Connection, scripts: Mapping[str, bytes]) -> bool:
+    def run(
+        self, connection: Connection, scripts: Mapping[str, bytes], programs: Collection[str] = ()
+    ) -> bool:
         """Run every check; return whether the host is clean enough for the next package.
 
-        ``scripts`` has the recipe's test files by their path. Raises HostError when the host
-        failed; the checks that were given no result by then have none.
+        ``scripts`` has the recipe's test files by their path, ``programs`` the paths of those
+        that can be run by their name. Raises HostError when the host failed; the checks that
+        were given no result by then have none.
         """
         dialect = _DIALECTS[connection.shell]
         asked = Asked(
@@ -105,9 +108,12 @@ class SectionRun:
             build=self._build,
             folder=self._folder,
             files=scripts,
+            programs=programs,
             marks=self._marks,
         )
         script, files = dialect.script(asked, connection)
+        if connection.shell == "sh":  # cmd knows no traps
+            self._results.sourced = tuple(one.decode(errors="replace") for one in scripts.values())
         connection.put(dialect.work(self._folder), files)
         self._display = display.start(connection, self._planned, self._host)
         if self._display is not None:

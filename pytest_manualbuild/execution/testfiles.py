@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def needed(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
         files = {
             name.removeprefix("info/test/"): content
             for name, content in members
-            if name.startswith("info/test/") and not _GENERATED.fullmatch(name)
+            if _is_source(name)
         }
     files |= {file.path: _reviewed(recipe, file) for file in (*section.scripts, *section.files)}
     return files
@@ -47,6 +48,27 @@ def in_prefix(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
     if not section.schema:
         return {}
     return {f"{section.cwd}/{file.path}": _reviewed(recipe, file) for file in section.files}
+
+
+def programs(recipe: Path, planned: PlannedPackage) -> frozenset[str]:
+    """Return the paths of those of all these files that a test may run by their name.
+
+    As in the package, where conda-build and rattler-build keep what the recipe's files are.
+    """
+    (section,) = planned.sections
+    files = (*section.scripts, *section.files)
+    found = {one.path for one in files if os.access(recipe / one.path, os.X_OK)}
+    if section.schema:
+        return frozenset(f"{section.cwd}/{path}" for path in found)
+    if section.source_files:
+        packed = archive.info_programs(Path(planned.artifact.path))
+        names = {name.removeprefix("info/test/") for name in packed if _is_source(name)}
+        found |= names - {one.path for one in files}
+    return frozenset(found)
+
+
+def _is_source(name: str) -> bool:
+    return name.startswith("info/test/") and not _GENERATED.fullmatch(name)
 
 
 def _reviewed(folder: Path, file: TestFile) -> bytes:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from pytest_manualbuild import strictjson, untrusted
 from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.recipe.programs import programs
 from pytest_manualbuild.records import LinkedEnvironment
 
 MOST_BYTES = 64 * 1024
 MOST_FILES = 1000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SPEC = re.compile(r"[^A-Za-z0-9._-]")
 _FOLDER = "etc/conda/env_vars.d"
 _UNSET = "***unset***"
 """With this value conda takes a variable away (``CONDA_ENV_VARS_UNSET_VAR``)."""
@@ -49,6 +51,10 @@ def documented(
     if hashed := re.search(r"h[0-9a-f]{7}", artifact.build):
         values["PKG_HASH"] = hashed.group()
     values |= _windows(prefix) if system == "win" else _posix(prefix, system)
+    # conda-build looks at what a package is built with, and so has what it then depends on.
+    with_languages = {artifact.name, *(_SPEC.split(one)[0] for one in artifact.depends)}
+    for name, path in programs(system, with_languages).items():
+        values[name] = f"{prefix}{path}"
     for installed in environment.packages:
         if installed.name == "python":
             short = ".".join(installed.version.split(".")[:2])
@@ -57,6 +63,7 @@ def documented(
                 library, slash = f"{prefix}\\Lib", "\\"
             values |= {
                 "CONDA_PY": short.replace(".", ""),
+                "PY3K": str(int(short.startswith("3."))),
                 "PY_VER": short,
                 "SP_DIR": f"{library}{slash}site-packages",
                 "STDLIB_DIR": library,

@@ -3,6 +3,10 @@
 The text is conda-build's (create_test.py): the recipe's own script, ``set
 -ex``, one line per command, ``exit 0``, run by a new bash with errexit, which
 has of the activation what was exported and no more. Only the marks are ours.
+bash is given a file of that name, since scripts ask whether they were called or
+sourced (``[ "${BASH_SOURCE[0]}" = "$0" ]``) and may do nothing otherwise. What
+it starts with is no more than how to read the text; the script takes its place
+before the first line of the text that is not ours.
 They stand between whole statements: where commands make a statement only
 together (``if``, ``fi``, a here-document), no mark comes between them, and
 they share one result.
@@ -18,16 +22,19 @@ from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.languages.base import BatchSite, Numbered, Parses, Piece, Site
 from pytest_manualbuild.languages.run_test_bat import run_test_bat
 from pytest_manualbuild.model import CheckKind
-from pytest_manualbuild.shells import MARK, READ_SCRIPT, whole
+from pytest_manualbuild.shells import MARK, READ_SCRIPT, SYSTEM_PATH, whole
 
 NAME = "shell"
 PACKAGE = ""
+_FILE = "run_test.sh"
+_KEPT = "_manualbuild_run_test.sh"
+"""The script, until bash has opened the file that stands where it belongs."""
 
 # Leaves $? and $_ as they were, and no trace; with `&&`, errexit does not heed what $? was.
 _MARK = '{{ _mb_mark "{word} $?" "$_" && : "$_"; }} 2>/dev/null\n'
 # The name of the mark in there is one that no program has.
 _RUN = """\
-printf '_mb_%s\n%s' "${define}" {text} | "$_mb_bash" -e -c {read} "$_mb_work/run_test.sh"
+printf '_mb_%s\n%s' "${define}" {text} | "$_mb_bash" -e "$_mb_work/{file}"
 mark "{ended} ${{PIPESTATUS[1]}}"
 """
 _MOST_TRIES = 256
@@ -48,11 +55,14 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     def mark(said: Said, *numbers: int) -> str:
         return _MARK.format(word=site.marks.new(said, *numbers))
 
-    text = ""
+    files = {_FILE: f"{READ_SCRIPT}\n".encode()}
+    text = f'PATH={SYSTEM_PATH} rm -f "$0" || :\n'
     ended = ""
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
-            text += mark(Said.BEGUN, number) + scripts[check.text].decode(errors="surrogateescape")
+            files[_KEPT] = scripts[check.text]
+            text = f'PATH={SYSTEM_PATH} mv -f "${{0%/*}}/{_KEPT}" "$0" || :\n'
+            text += mark(Said.BEGUN, number) + files[_KEPT].decode(errors="surrogateescape")
             ended = mark(Said.WENT_ON, number)
     text += f"\n\n{ended}set -ex\n\n\n\n"
     commands = [(number, check.text) for number, check in checks if check.kind is CheckKind.COMMAND]
@@ -66,9 +76,10 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         script=_RUN.format(
             define=MARK,
             text=shlex.quote(whole(text + "exit 0\n")),
-            read=shlex.quote(READ_SCRIPT),
+            file=_FILE,
             ended=site.marks.new(Said.SHELL_ENDED),
-        )
+        ),
+        files=files,
     )
 
 

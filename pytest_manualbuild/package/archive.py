@@ -94,6 +94,15 @@ def info_members(path: Path) -> list[tuple[str, bytes]]:
 
     Raises ArtifactError for what is not a package, is cut off, or is unsafe.
     """
+    return [(name, content) for name, content, _ in _info_of(path)]
+
+
+def info_programs(path: Path) -> frozenset[str]:
+    """Return the names of those of them that are marked as programs; raises as the other does."""
+    return frozenset(name for name, _, mode in _info_of(path) if mode & 0o100)
+
+
+def _info_of(path: Path) -> list[tuple[str, bytes, int]]:
     limits = Limits(unpacked=MOST_UNPACKED)
     with _opened(path) as file:
         budget = Budget(path, path.stat().st_size, limits)
@@ -102,7 +111,9 @@ def info_members(path: Path) -> list[tuple[str, bytes]]:
             return list(_info(path, part, stream, budget))
 
 
-def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tuple[str, bytes]]:
+def _info(
+    path: Path, part: str, stream: Stream, budget: Budget
+) -> Iterator[tuple[str, bytes, int]]:
     seen: set[str] = set()
     left = MOST_INFO
     for entry in _entries(path, stream):
@@ -123,7 +134,7 @@ def _info(path: Path, part: str, stream: Stream, budget: Budget) -> Iterator[tup
             raise _too_large(path, name)
         content: dict[str, bytes] = {}
         _read(path, entry, stream, content, None)
-        yield name, content.get(name, b"")
+        yield name, content.get(name, b""), entry.mode
 
 
 @contextmanager

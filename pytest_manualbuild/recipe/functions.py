@@ -18,6 +18,7 @@ from typing import Any
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.recipe import document
 from pytest_manualbuild.recipe.folder import inside
+from pytest_manualbuild.recipe.programs import programs
 from pytest_manualbuild.recipe.specs import starred
 
 # jinja_context.py and environ.py: languages and the variant keys of their versions.
@@ -161,7 +162,8 @@ def build_variables(subdir: str, variant: Mapping[str, Any], languages: set[str]
         name = key.partition("_")[0].upper()
         version = ".".join(_version(variant, key, default)[:places])
         values |= {f"{name}_VER": version, f"CONDA_{name}": version}
-    values |= _programs(system, prefix, languages)
+    for name, path in programs(system, languages).items():
+        values[name] = prefix + path.replace("\\", BACKSLASH)
     if system == "osx":
         machine, least = ("arm64", "11.0") if arch == "arm64" else ("x86_64", "10.9")
         values |= {"OSX_ARCH": machine}
@@ -186,17 +188,3 @@ def at_test_time(value: Any, system: str) -> Any:  # noqa: ANN401 # any value of
 def _version(variant: Mapping[str, Any], key: str, default: str) -> list[str]:
     value = variant.get(key) or default
     return str(value[0] if isinstance(value, list) else value).split(" ")[0].split(".")
-
-
-def _programs(system: str, prefix: str, languages: set[str]) -> dict[str, str]:
-    """Return where the languages are that the package is built with."""
-    found = {}
-    windows = {"PYTHON": "python.exe", "PERL": r"Library\bin\perl.exe", "R": r"Scripts\R.exe"}
-    unix = {"PYTHON": "bin/python", "PERL": "bin/perl", "R": "bin/R", "LUA": "bin/lua"}
-    needs = {"PYTHON": {"python"}, "PERL": {"perl"}, "LUA": {"lua"}}
-    needs["R"] = {"r-base", "mro-base", "r-impl"}
-    for name, packages in needs.items():
-        if languages & packages and name in (windows if system == "win" else unix):
-            path = "\\" + windows[name] if system == "win" else "/" + unix[name]
-            found[name] = prefix + path.replace("\\", BACKSLASH)
-    return found
