@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -19,10 +18,10 @@ from typing import Literal
 import msgspec
 from msgspec import structs
 
-from pytest_manualbuild import matrix
+from pytest_manualbuild import matrix, tomlfile
 from pytest_manualbuild.audit.codes import CODES
 from pytest_manualbuild.deviations import Deviation, Kind
-from pytest_manualbuild.errors import PolicyError
+from pytest_manualbuild.errors import MatrixError, PolicyError
 from pytest_manualbuild.gate import ledger as ledgers
 from pytest_manualbuild.gate import signatures
 from pytest_manualbuild.gate.ledger import Ledger
@@ -170,14 +169,7 @@ def load(path: Path | None) -> Policy:
     """Return the policy of a file (None: the default one); PolicyError names file and key."""
     if path is None:
         return Policy()
-    try:
-        tables = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise PolicyError(
-            f"{path}: the policy cannot be read: {error.strerror}.", remedy="Check --policy."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{path}: not valid TOML: {error}.", remedy="Correct it.") from error
+    tables = tomlfile.parse(tomlfile.text(path, "policy", PolicyError), str(path), PolicyError)
     for name, table in tables.items():
         if "." in name or name not in _TABLES:
             known = ", ".join(name for name in _TABLES if "." not in name)
@@ -223,9 +215,16 @@ def _matrix(path: Path, policy: Policy) -> Matrix | None:
         return None
     named = policy.gate.matrix
     if "/" in named or Path(named).suffix:
-        return matrix.load(str(path.parent / named))
-    # Never a file of that name in the current folder, which `matrix.load` would prefer.
-    return matrix.load(str(matrix.shipped_folder() / f"{named}.toml"))
+        file = path.parent / named
+    else:  # never a file of that name in the current folder, which `matrix.load` would prefer
+        file = matrix.shipped_folder() / f"{named}.toml"
+    try:
+        return matrix.load(str(file))
+    except MatrixError as error:
+        raise PolicyError(
+            f"{path}: gate.matrix: {error.problem}",
+            remedy=error.remedy.replace("--matrix", "gate.matrix"),
+        ) from error
 
 
 def _ledger(path: Path, policy: Policy) -> Ledger | None:
