@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
+import os
 import signal
 import sys
 import threading
@@ -18,14 +20,15 @@ from pathlib import Path
 from pytest_manualbuild import errors, outfiles
 from pytest_manualbuild.errors import ArtifactError, ManualBuildError, RecipeError
 from pytest_manualbuild.model import SUBDIRS
-from pytest_manualbuild.reports.text import visible
-from pytest_manualbuild.verbs import hosts, making, proof, publishing
+from pytest_manualbuild.reports.text import shown
+from pytest_manualbuild.verbs import hosts, making, place, proof, publishing
 
 BROKEN_PIPE = 141  # what a shell reports for a program that wrote to a closed pipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit status of the process."""
+    _speak()
     parsed = _parser().parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
@@ -38,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
         return 128 + ended.number
     except ManualBuildError as error:
-        # With the names of files, a stranger's words come here.
-        sys.stderr.write("\n".join(map(visible, f"manualbuild: {error}".splitlines())) + "\n")
+        _tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("manualbuild: interrupted.\n")
@@ -47,8 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except OSError as error:
-        sys.stderr.write(f"manualbuild: {errors.of_system(error)}\n")
+        _tell(errors.of_system(error))
         return ManualBuildError.exit_code
+
+
+def _speak() -> None:
+    """Have streams that take every text: one that the caller closed is none, and its number free.
+
+    The next file to be opened would get that number, and the words of child processes with it.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            stream = os.fdopen(os.open(os.devnull, flags), "r" if name == "stdin" else "w")
+            setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: names may be any text
+
+
+def _tell(error: ManualBuildError) -> None:
+    sys.stderr.write(f"manualbuild: {shown(error)}\n")
 
 
 class _Ended(KeyboardInterrupt):
@@ -94,12 +113,6 @@ def _look_where_we_are() -> None:
         ) from error
 
 
-def _path(text: str) -> Path:
-    if not text:  # what a script gives whose variable is not set; it means the current folder
-        raise argparse.ArgumentTypeError("it is empty; give a folder")
-    return Path(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="manualbuild",
@@ -108,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     plan = verbs.add_parser("plan", help="show what would be tested where; touches no host")
-    plan.add_argument("--recipe", type=_path, required=True, metavar="DIR")
-    plan.add_argument("--artifacts", type=_path, metavar="DIR")
+    plan.add_argument("--recipe", type=place, required=True, metavar="DIR")
+    plan.add_argument("--artifacts", type=place, metavar="DIR")
     plan.add_argument("--matrix", metavar="NAME|FILE")
     plan.add_argument("--on", metavar="GLOB")
     plan.add_argument("--json", action="store_true", help="print it as JSON (docs/recipes.md)")
@@ -152,7 +165,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     try:
         return _planned(arguments)
     except RecipeError as error:
-        sys.stderr.write(f"manualbuild: {error}\n")
+        _tell(error)
         return 1
 
 
@@ -204,7 +217,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild import audit, matrix  # noqa: PLC0415 # only what the verb needs
     from pytest_manualbuild.audit import forecast, views  # noqa: PLC0415
 
-    machines = matrix.load(arguments.matrix).hosts if arguments.matrix else ()
+    machines = () if arguments.matrix is None else matrix.load(arguments.matrix).hosts
     audits: dict[str, audit.Audit] = {}
     predictions: dict[str, list[forecast.Prediction]] = {}
     status = 0
@@ -212,7 +225,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         try:
             found = audit.examine(path)
         except ArtifactError as error:  # the others are looked at nevertheless
-            sys.stderr.write(f"manualbuild: {error}\n")
+            _tell(error)
             status = error.exit_code
             continue
         audits[str(path)] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +25,14 @@ from pytest_manualbuild import (
     plan,
     show,
 )
+from pytest_manualbuild import recipe as recipes
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import HostError, ManualBuildError, of_system
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import CheckKey, Plan
 from pytest_manualbuild.nodes import PROPERTY, nodeids
 from pytest_manualbuild.records import CheckResult, HostRecord
+from pytest_manualbuild.reports.text import shown
 from pytest_manualbuild.session import Session, Worker, environments_of
 
 if TYPE_CHECKING:
@@ -53,7 +56,10 @@ def begin(config: pytest.Config) -> Controller | Worker:
     numbers = (option.mb_check_timeout, option.mb_section_timeout, option.mb_jobs)
     if any(number is not None and not number > 0 for number in numbers):
         raise pytest.UsageError("--check-timeout, --section-timeout and --jobs must be above 0.")
-    _check_places(option)
+    try:
+        _check_places(option)
+    except OSError as error:
+        raise pytest.UsageError(shown(of_system(error))) from error
     if getattr(option, "tx", None):
         option.maxworkerrestart = "0"  # a restarted worker would run checks a second time
     environments = environments_of(config)
@@ -73,7 +79,7 @@ def begin(config: pytest.Config) -> Controller | Worker:
     except (ManualBuildError, OSError) as error:
         environments.close()
         known = error if isinstance(error, ManualBuildError) else of_system(error)
-        raise pytest.UsageError(str(known)) from error
+        raise pytest.UsageError(shown(known)) from error
 
 
 def _check_places(option: Any) -> None:
@@ -81,13 +87,14 @@ def _check_places(option: Any) -> None:
     for name in ("recipe", "artifacts", "evidence"):
         if getattr(option, f"mb_{name}") == "":
             raise pytest.UsageError(f"--{name} is empty. Give a folder.")
-    recipe = Path(option.mb_recipe).resolve()
-    recipe = recipe.parent if recipe.is_file() else recipe
+    recipe = Path(os.path.realpath(option.mb_recipe))
+    recipe = recipe.parent if recipe.name in recipes.FILES and recipe.is_file() else recipe
     for name, given in (
         ("--evidence", option.mb_evidence),
         ("--junitxml", getattr(option, "mb_junitxml", None)),
     ):
-        place = Path(given).resolve() if given else None
+        # Unlike `Path.resolve`, also of a link round in circles.
+        place = Path(os.path.realpath(given)) if given else None
         if place is not None and place.is_relative_to(recipe):
             raise pytest.UsageError(
                 f"{name} {given}: it lies in the recipe's folder {recipe}, which a report would"
@@ -96,7 +103,7 @@ def _check_places(option: Any) -> None:
     junit = getattr(option, "mb_junitxml", None)
     if junit is not None and (why := outfiles.refusal(Path(junit), "<testsuite")):
         raise pytest.UsageError(f"--junitxml {junit}: {why}. Name another file.")
-    if recipe.is_relative_to(Path(option.mb_evidence).resolve() / "recipe"):
+    if recipe.is_relative_to(Path(os.path.realpath(option.mb_evidence)) / "recipe"):
         raise pytest.UsageError(
             f"--recipe {option.mb_recipe}: it is the copy in the report {option.mb_evidence}, which"
             " this run would replace. Name another folder with --evidence."
@@ -110,7 +117,7 @@ def number_of_hosts(config: pytest.Config) -> int:
     try:
         return len(matrix.load(config.option.mb_matrix).hosts)
     except ManualBuildError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(shown(error)) from error
 
 
 def _again(words: Iterable[str], folder: str) -> Iterator[str]:
@@ -218,9 +225,9 @@ class Controller(Session):
                 self.folder, self.plan, run_id, junit_copy=self._junit_copy
             )
         except ManualBuildError as error:
-            raise pytest.UsageError(str(error)) from error
+            raise pytest.UsageError(shown(error)) from error
         except OSError as error:
-            raise pytest.UsageError(str(of_system(error))) from error
+            raise pytest.UsageError(shown(of_system(error))) from error
         # Of the recipe as it was planned, and while hosts start: git takes as long as a small test.
         aside = ThreadPoolExecutor(1, thread_name_prefix="manualbuild-git")
         self._sources = aside.submit(commits.sources, Path(self.plan.recipe))

@@ -13,13 +13,13 @@ import hashlib
 import platform
 import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 import msgspec
 
+from pytest_manualbuild import tomlfile
 from pytest_manualbuild.errors import MatrixError
 from pytest_manualbuild.model import NAME_PATTERN, SUBDIRS, Host, Matrix
 
@@ -101,8 +101,6 @@ _NEEDED = {
     "vagrant": ("root",),
 }
 _PLACE = re.compile(r"(env|keyring):[A-Za-z0-9._-]+")
-MOST_BYTES = 1 << 20
-_MOST_DOTS = 500
 _MOST_PATIENCE = 100
 _MEMORY = re.compile(r"[1-9][0-9]*[bkmgBKMG]?")
 
@@ -128,6 +126,10 @@ def load(name_or_file: str | None) -> Matrix:
 
     Raises MatrixError, naming the file and the key.
     """
+    if name_or_file == "":  # what a script gives whose variable is not set
+        raise MatrixError(
+            "--matrix is empty.", remedy="Give a name or a file, or leave it out for local."
+        )
     wanted = name_or_file or "local"
     path = Path(wanted)
     if not path.suffix and "/" not in wanted and not path.is_file():
@@ -138,19 +140,7 @@ def load(name_or_file: str | None) -> Matrix:
                 f"There is no matrix named {wanted!r}.",
                 remedy=f"Name one of these ({names}), or give the path of a TOML file.",
             )
-    try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise MatrixError(
-            f"{path}: not UTF-8 (byte {error.start}).", remedy="Save the file as UTF-8."
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise MatrixError(
-            f"{path}: the matrix file cannot be read: {reason}.",
-            remedy="Check --matrix.",
-        ) from error
-    return parse(text, str(path))
+    return parse(tomlfile.text(path, "matrix", MatrixError), str(path))
 
 
 def select(matrix: Matrix, on: str | None) -> list[Host]:
@@ -167,19 +157,7 @@ def parse(text: str, name: str) -> Matrix:
 
     Raises MatrixError, naming the key.
     """
-    lines = (line for line in text.split("\n") if not line.lstrip().startswith("#"))
-    # A key of very many parts takes the TOML reader minutes, and the file may be a stranger's.
-    if len(text) > MOST_BYTES or any(line.count(".") > _MOST_DOTS for line in lines):
-        raise MatrixError(
-            f"{name}: it has more than {MOST_BYTES} characters, or {_MOST_DOTS} dots in a line.",
-            remedy="Is it a matrix?",
-        )
-    try:
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MatrixError(
-            f"{name}: not valid TOML: {error}.", remedy="Correct that line."
-        ) from error
+    tables = tomlfile.parse(text, name, MatrixError)
     for key in tables:
         if key not in ("defaults", "hosts"):
             raise _unknown(name, key, ("defaults", "hosts"))

@@ -19,7 +19,7 @@ from pytest_manualbuild import recipe
 from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.model import Check, CheckKey, CheckKind, Plan, PlannedPackage
 from pytest_manualbuild.records import CheckResult, Outcome
-from pytest_manualbuild.reports.text import tail
+from pytest_manualbuild.reports.text import shown, tail
 
 PROPERTY = "manualbuild"
 """The user property of a report that carries the result, as JSON: it passes from worker to
@@ -157,9 +157,9 @@ class CheckItem(pytest.Item):
         host, package, _ = self.key
         lines = [f"{package} on {host}: {result.outcome} ({result.cause})"]
         if self.check.kind is CheckKind.COMMAND:
-            lines.append(f"$ {self.check.text}")
+            lines.append(f"$ {shown(self.check.text)}")
         if result.message:
-            lines.append(result.message)
+            lines.append(shown(result.message))
         for title, text in (("stdout", result.stdout), ("stderr", result.stderr)):
             if text.strip():
                 lines.append(f"--- {title} ---")

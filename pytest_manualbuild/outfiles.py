@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _HEAD = 2000
@@ -20,4 +21,7 @@ def refusal(path: Path, mark: str) -> str:
             head = file.read(_HEAD)
         if head and mark.encode() not in head:
             return "there is another file already, which would be lost"
+    above = next(one for one in path.absolute().parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        return f"nothing can be written in {above}"  # said now, not after hours of tests
     return ""

@@ -103,9 +103,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     if getattr(early_config.known_args_namespace, "looponfail", False):
         raise pytest.UsageError("--recipe tests packages once: leave out -f (--looponfail).")
     early_config.known_args_namespace.noconftest = True
-    folder = Path(recipe).resolve()
+    folder = _real(recipe)
     found = early_config.inipath
-    if found is not None and found.resolve().is_relative_to(folder):
+    if found is not None and _real(found).is_relative_to(folder):
         raise pytest.UsageError(
             f"{found}: a recipe's own settings of pytest are not used."
             " Name yours with -c FILE (an empty file will do), or run in another folder."
@@ -134,7 +134,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Plan the run on the controller, or take the controller's plan on a worker."""
     if config.option.mb_recipe is None:
         return
-    _import_nothing_strange(config, Path(config.option.mb_recipe).resolve())
+    _import_nothing_strange(config, _real(config.option.mb_recipe))
     # Else it is where recipe and artifacts meet; reports and the cache belong where the user is.
     config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
     # A warning in this process says nothing about a package: settings must not make it an error.
@@ -156,12 +156,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _import_nothing_strange(config: pytest.Config, recipe: Path) -> None:
     """Take out of ``sys.path`` what only a test suite needs, and the recipe itself."""
-    tests = {Path(path).resolve() for path in config.getini("pythonpath")}
+    tests = {_real(path) for path in config.getini("pythonpath")}
     sys.path[:] = [
         path
         for path in sys.path
-        if (place := Path(path).resolve()) not in tests and not place.is_relative_to(recipe)
+        if (place := _real(path)) not in tests and not place.is_relative_to(recipe)
     ]
+
+
+def _real(path: str | Path) -> Path:
+    """Return where a path leads; unlike `Path.resolve`, also for a link round in circles."""
+    return Path(os.path.realpath(path))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(pytest_manualbuild.__file__).parent
 # Down the road; a module imports from its own stop or from an earlier one.
 ROAD = [
     {"__init__", "errors", "model", "records"},
-    {"globs", "strictjson", "untrusted", "package", "recipe"},
+    {"globs", "strictjson", "tomlfile", "untrusted", "package", "recipe"},
     {
         "matrix",
         "checks",

@@ -83,6 +83,28 @@ def test_a_mistake_is_one_line_with_file_and_key(text: str, says: str) -> None:
     assert says in line
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "--matrix is empty"),
+        ("/dev/zero", "/dev/zero: it has more than"),
+        ("mark.toml", "mark.toml:1: it begins with a byte order mark"),
+        ("latin.toml", "latin.toml:2: not UTF-8"),
+    ],
+)
+def test_what_is_no_matrix_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mark.toml").write_text("[hosts.a]\nkind = 'local'\n", encoding="utf-8-sig")
+    Path("latin.toml").write_bytes(b"[hosts.a]\nkind = 'l\xf6cal'\n")
+
+    with pytest.raises(MatrixError) as refused:
+        matrix.load(name)
+
+    assert str(refused.value).startswith(says)
+
+
 def test_an_unknown_name_lists_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(MatrixError, match="local"):
         matrix.load("cfep99")

@@ -5,12 +5,21 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import manualbuild, results, run_local, write_package
+from conftest import (
+    command,
+    manualbuild,
+    manualbuild_without_rights,
+    results,
+    run_local,
+    run_pytest,
+    write_package,
+)
 
 TESTS = "test:\n  commands:\n    - 'true'\n    - 'false'\n"
 
@@ -37,6 +46,28 @@ def test_a_junit_report_takes_nobody_s_place(
 
     assert (ran.status, f"--junitxml {tmp_path / place}: {why}" in ran.out) == (4, True), ran.out
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_junit_report_that_cannot_be_written_is_told_before_the_tests(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+    (tmp_path / "file").write_text("")
+
+    ran = run_local(tmp_path, "--junitxml=file/below/report.xml")
+
+    where = f"nothing can be written in {tmp_path / 'file'}"
+    assert (ran.status, where in ran.out) == (4, True), ran.out
+    assert not (tmp_path / "manualbuild-report").exists()
+
+
+def test_a_folder_of_packages_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+    folder = tmp_path / "build_artifacts/linux-64"
+    folder.mkdir(mode=0o000)
+
+    ran = manualbuild_without_rights("plan", "--recipe", "recipe", cwd=tmp_path)
+
+    folder.chmod(0o755)
+    assert (ran.status, f"{folder}: Permission denied" in ran.out) == (4, True), ran.out
 
 
 def test_a_list_of_findings_takes_nobody_s_place(tmp_path: Path) -> None:
@@ -161,3 +192,53 @@ def test_an_activation_that_never_ends_fails_nothing_else(tmp_path: Path) -> Non
         ("here", "commands[0]: true"): ("skipped", "not-reached"),
         ("here", "commands[1]: false"): ("skipped", "not-reached"),
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--recipe", "loop"), "ERROR: loop: there is no such folder"),
+        (("--recipe", "a" * 300), "File name too long"),
+        (("--recipe", "recipe", "--evidence", "loop"), "loop: the report cannot be written"),
+        (("--recipe", "recipe", "--matrix", ""), "--matrix is empty"),
+    ],
+)
+def test_a_place_that_leads_nowhere_is_a_mistake_of_the_call(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    write_package(tmp_path, TESTS)
+    (tmp_path / "loop").symlink_to("loop")
+
+    ran = run_pytest(*words, cwd=tmp_path)
+
+    assert (ran.status, says in ran.out, "Traceback" in ran.out) == (4, True, False), ran.out
+
+
+def test_a_verb_takes_closed_streams_and_shows_control_characters(tmp_path: Path) -> None:
+    write_package(tmp_path, TESTS)
+    call = f"{sys.executable} -m pytest_manualbuild.cli plan --recipe recipe"
+
+    for streams in (">&-", ">&- 2>&- <&-"):
+        ran = command("sh", "-c", f"{call} {streams}", cwd=tmp_path)
+        assert (ran.status, ran.out) == (0, "")
+    (tmp_path / "recipe/meta.yaml").rename(tmp_path / "recipe/away")
+    head = 'package:\n  name: "o\\edd"\n  version: 1\n'
+    (tmp_path / "recipe/recipe.yaml").write_text(head)
+    ran = command("sh", "-c", call, cwd=tmp_path)
+    assert (ran.status, "o\\x1bdd" in ran.out, "\x1b" in ran.out) == (1, True, False), ran.out
+
+
+@pytest.mark.parametrize("verb", ["verify", "request", "build"])
+def test_an_empty_place_is_not_the_current_folder(tmp_path: Path, verb: str) -> None:
+    ran = manualbuild(verb, "", cwd=tmp_path)
+
+    assert (ran.status, "it is empty; give a folder" in ran.out) == (2, True), ran.out
+
+
+def test_what_a_recipe_says_sends_nothing_to_the_terminal(tmp_path: Path) -> None:
+    write_package(tmp_path, 'test:\n  commands:\n    - "false\\e[31m"\n')
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 1
+    assert ("$ false\\x1b[31m" in ran.out, "\x1b" in ran.out) == (True, False), ran.out

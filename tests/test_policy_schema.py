@@ -78,3 +78,15 @@ def test_the_example_of_the_documentation_fits() -> None:
 )
 def test_what_the_schema_refuses_the_loader_refuses(tmp_path: Path, text: str) -> None:
     assert (fits(text), loads(tmp_path, text)) == (False, False)
+
+
+def test_what_is_no_policy_file_is_refused_and_a_matrix_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"^/dev/zero: it has more than"):
+        policies.load(Path("/dev/zero"))
+    path = tmp_path / "policy.toml"
+    path.write_text("[gate]\nmatrix = 'none.toml'\n")
+    with pytest.raises(PolicyError, match=r"policy.toml: gate.matrix: .*none.toml"):
+        policies.load(path)
+    path.write_text("a" + ".a" * 60_000 + " = 1\n")
+    with pytest.raises(PolicyError, match="500 dots"):
+        policies.load(path)

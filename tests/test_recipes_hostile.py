@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,12 @@ HOSTILE = {
         jinja("{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}"),
         "more than 4 MiB",
     ),
-    "product of a text": (jinja("{{ 'x' * 10**10 }}"), "Memory"),
-    "product of a list": (jinja("{{ [0] * 10**10 }}"), "Memory"),
+    "product of a text": (jinja("{{ 'x' * 10**10 }}"), "too large"),
+    "product of a list": (jinja("{{ [0] * 10**10 }}"), "too large"),
     "doubled text": (
         jinja("{% set ns = namespace(x='x') %}{% for i in range(60) %}"
               "{% set ns.x = ns.x ~ ns.x %}{% endfor %}"),
-        "Memory",
+        "too large",
     ),
     "power": (jinja("{{ 9**(9**9) }}"), "too much"),
     "power in a loop": (
@@ -57,15 +58,15 @@ HOSTILE = {
     ),
     "wide format": (jinja("{{ '%10000000000d' % 1 }}"), ""),
     "wide str.format": (jinja("{{ '{:>10000000000}'.format(1) }}"), ""),
-    "center": (jinja("{{ 'x' | center(10000000000) }}"), "Memory"),
+    "center": (jinja("{{ 'x' | center(10000000000) }}"), "too large"),
     "indent": (jinja("{{ 'x\\nx' | indent(10000000000) }}"), ""),
-    "ljust": (jinja("{{ 'x'.ljust(10000000000) }}"), "Memory"),
-    "replace": (jinja("{{ ('x' * 100000).replace('x', 'y' * 100000) }}"), "Memory"),
-    "join": (jinja("{{ range(99999) | join('x' * 1000000) }}"), "Memory"),
-    "batch": (jinja("{{ [1] | batch(1000000000, 0) | list }}"), "Memory"),
+    "ljust": (jinja("{{ 'x'.ljust(10000000000) }}"), "too large"),
+    "replace": (jinja("{{ ('x' * 100000).replace('x', 'y' * 100000) }}"), "too large"),
+    "join": (jinja("{{ range(99999) | join('x' * 1000000) }}"), "too large"),
+    "batch": (jinja("{{ [1] | batch(1000000000, 0) | list }}"), "too large"),
     "macro without end": (
-        "{% macro f() %}{{ f() }}{% endmacro %}" + jinja("{{ f() }}"), "Recursion"),
-    "include of itself": ("{% include 'meta.yaml' %}" + HEAD, "ecursion"),
+        "{% macro f() %}{{ f() }}{% endmacro %}" + jinja("{{ f() }}"), "too deeply"),
+    "include of itself": ("{% include 'meta.yaml' %}" + HEAD, "too deeply"),
     "slow regular expression": (
         "{% set x = load_file_regex(load_file='a.txt', regex_pattern='(a+)+$',"
         " from_recipe_dir=True) %}" + HEAD, "too much"),
@@ -201,6 +202,25 @@ def test_bytes_that_are_no_text_are_refused_with_their_line(folder: Path) -> Non
         with pytest.raises(RecipeError) as refused:
             recipe.load(folder, subdir="linux-64")
         assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Path.mkdir, "Is a directory"),
+        (os.mkfifo, "it is no file"),
+        (lambda path: path.symlink_to(path.name), "leads"),
+        (lambda path: path.symlink_to("none"), "No such file"),
+    ],
+)
+def test_a_test_script_that_is_no_file_is_refused(
+    folder: Path, make: Callable[[Path], None], why: str
+) -> None:
+    (folder / "meta.yaml").write_text(HEAD)
+    make(folder / "run_test.py")
+
+    with pytest.raises(RecipeError, match=f"run_test.py: .*{why}"):
+        recipe.load(folder, subdir="linux-64")
 
 
 def test_a_link_out_of_the_recipe_is_refused(folder: Path) -> None:

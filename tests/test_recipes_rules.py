@@ -502,3 +502,34 @@ def test_what_conda_build_refuses_is_refused(text: str, says: str, tmp_path: Pat
 
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEAD + "test:\n  commands: !!set {a, b}\n", "meta.yaml:5: YAML: could not"),
+        (HEAD + "test:\n  commands:\n    - !!binary aGk=\n", "meta.yaml:6: YAML: could not"),
+        (HEAD + "test:\n  commands:\n    - !!bool often\n", "meta.yaml:6: YAML: this is no bool"),
+        (HEAD + "build:\n  number: !!int few\n", "meta.yaml:5: YAML: this is no int"),
+        (HEAD + "test: *unknown\n", "meta.yaml:4: YAML: found undefined alias"),
+        (HEAD + "test: &a\n  commands:\n    - *a\n", "too many values, aliases"),
+        (HEAD + "requirements:\n  host:\n    - ' '\n", "meta.yaml: requirements/host: ' '"),
+        (HEAD + "requirements:\n  run:\n    -\n", "meta.yaml: requirements/run: None"),
+        (HEAD + "outputs:\n  - name: a\n    test: often\n", "test of the output 'a' must be"),
+        (HEAD + "outputs:\n  - name: a\n    type:\n      - b\n", "type of the output 'a' must be"),
+        (HEAD + "{% include 'none.txt' %}\n", "meta.yaml:4: jinja: there is no file 'none.txt'"),
+        (HEAD + "about:\n  home: {{ compiler() }}\n", "meta.yaml:5: jinja: the function missing"),
+        (HEAD + 'test:\n  commands:\n    - "tr\\0ue"\n', "a command holds a NUL"),
+        ("package:\n  name: odd\n  version: {{ unset }}\n", "meta.yaml:3: jinja: 'unset' is undef"),
+        ('package:\n  name: "o\\edd"\n  version: 1\n', r"package/name: 'o\x1bdd' holds"),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_and_place(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        render(tmp_path, text)
+
+    line = str(refused.value)
+    assert says in line
+    assert line.startswith(str(tmp_path / "recipe/meta.yaml"))
+    assert "\n" not in line
+    assert "Error" not in line

@@ -319,6 +319,7 @@ def test_variables_of_the_build_environment_are_set_after_it(tmp_path: Path) -> 
         ('{"A; touch x": "1"}', "'A; touch x' is no name for a variable."),
         ('{"A": "' + "x" * 70_000 + '"}', "cannot be read: it is too large."),
         ("link", "leads out of the environment."),
+        ("loop", "cannot be read: it is a link."),
     ],
 )
 def test_variables_that_cannot_be_read_fail_the_activation(
@@ -330,6 +331,8 @@ def test_variables_that_cannot_be_read_fail_the_activation(
     if text == "link":
         (tmp_path / "secret.json").write_text('{"SECRET": "1"}')
         path.symlink_to(tmp_path / "secret.json")
+    elif text == "loop":
+        path.symlink_to(path)
     else:
         path.write_text(text)
     prefix = str(tmp_path / "environment")

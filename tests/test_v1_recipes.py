@@ -385,3 +385,29 @@ def test_variant_files_of_the_caller_come_after_those_of_the_recipe(tmp_path: Pa
     assert run(exclusive=tmp_path / "more.yaml") == ("zlib ==1.3", "numpy")
     with pytest.raises(RecipeError, match="no such variant file"):
         run(configs=[tmp_path / "none.yaml"])
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "- script: a\n  python:\n    imports: [b]\n",
+        "- if: linux\n  then:\n    - perl:\n        uses: [B]\n      script: a\n",
+    ],
+)
+def test_a_test_of_two_kinds_is_refused_and_none_dropped(tmp_path: Path, tests: str) -> None:
+    write(tmp_path, "", {})
+
+    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+: one test has .* and .*script|python"):
+        render(tmp_path, noarch("p", tests))
+
+
+def test_what_the_library_says_for_developers_is_said_in_words(tmp_path: Path) -> None:
+    write(tmp_path, "", {})
+    for tests, says in (
+        ("- python:\n    imports: [a]\n    python_version: .nan\n", "Invalid python version spec"),
+        ("- python: a\n", "names no line: look for a list"),
+    ):
+        with pytest.raises(RecipeError) as refused:
+            render(tmp_path, noarch("p", tests))
+        assert says in str(refused.value)
+        assert "Span" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -114,7 +115,8 @@ def of_packages(environment: LinkedEnvironment) -> dict[str, str | None]:
 
 def _of_package(path: Path, root: Path) -> dict[str, str | None]:
     where = f"{_FOLDER}/{path.name}"
-    real = path.resolve()  # a link is followed as long as it stays in the environment
+    # A link is followed as long as it stays in the environment, and does not lead round in circles.
+    real = Path(os.path.realpath(path))
     if not real.is_relative_to(root):
         raise ValueError(f"{where} leads out of the environment.")
     try:

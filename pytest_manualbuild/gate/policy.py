@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -19,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import structs
 
-from pytest_manualbuild import matrix
+from pytest_manualbuild import matrix, tomlfile
 from pytest_manualbuild.audit.codes import CODES
 from pytest_manualbuild.deviations import Deviation, Kind
 from pytest_manualbuild.errors import MatrixError, PolicyError
@@ -170,14 +169,7 @@ def load(path: Path | None) -> Policy:
     """Return the policy of a file (None: the default one); PolicyError names file and key."""
     if path is None:
         return Policy()
-    try:
-        tables = tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise PolicyError(
-            f"{path}: the policy cannot be read: {error.strerror}.", remedy="Check --policy."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{path}: not valid TOML: {error}.", remedy="Correct it.") from error
+    tables = tomlfile.parse(tomlfile.text(path, "policy", PolicyError), str(path), PolicyError)
     if not tables:  # cut, or never filled; whoever names a policy wants something of it
         raise PolicyError(
             f"{path}: the policy is empty, and would demand nothing.",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_manualbuild import audit, body, carried, matrix, package, plan, untrusted
+from pytest_manualbuild import audit, body, carried, package, plan, tomlfile, untrusted
 from pytest_manualbuild.commits import Reviewed, look_up
 from pytest_manualbuild.errors import ArtifactError, EvidenceError, ManualBuildError
 from pytest_manualbuild.evidence import MOST_BYTES, Evidence, Stored
@@ -110,7 +110,7 @@ def _run(folder: Path, stored: Stored, policy: Policy) -> rules.Run:
             name for name in ("junit.xml", "matrix.toml") if not os.path.lexists(folder / name)
         ),
         junit_sha256=hashlib.sha256(report).hexdigest(),
-        matrix_text=_bytes(folder / "matrix.toml", matrix.MOST_BYTES).decode(errors="replace"),
+        matrix_text=_bytes(folder / "matrix.toml", tomlfile.MOST_BYTES).decode(errors="replace"),
         recipe_sha256=_recipe_sha256(folder / "recipe"),
         logs=_logs(folder),
         reviewed=_reviewed(folder / "recipe", stored.evidence, policy),

@@ -62,7 +62,8 @@ def inside(place: Path) -> list[Path]:
         path.absolute()
         for subdir in PACKAGE_SUBDIRS
         for folder in ([place / subdir] if place.name != subdir else [place])
-        for path in folder.glob("*")
+        # Not `glob`, which passes over a folder that may not be read.
+        for path in (folder.iterdir() if folder.is_dir() else ())
         if path.name.endswith(archive.EXTENSIONS)
     )
 

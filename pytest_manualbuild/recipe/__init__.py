@@ -69,7 +69,20 @@ def load(
         from pytest_manualbuild.recipe import recipe_yaml  # noqa: PLC0415 # YAML is slow to load
 
         outputs = recipe_yaml.outputs(path, wanted)
+    _refuse_nul(path, outputs)
     return Recipe(folder=path.parent, sha256=folder_sha256(path.parent), outputs=outputs)
+
+
+def _refuse_nul(path: Path, outputs: Sequence[Output]) -> None:
+    """Refuse a command that shells read without that character: not what was reviewed would run."""
+    for output in outputs:
+        for one in output.sections:
+            if any("\0" in text for text in (*one.commands, one.script or "")):
+                raise RecipeError(
+                    f"{path}: {one.label or 'test'} of {output.name!r}: a command holds a NUL"
+                    " character, which no shell reads.",
+                    remedy="Remove it.",
+                )
 
 
 def file(given: Path) -> Path:
@@ -86,7 +99,10 @@ def file(given: Path) -> Path:
             )
         if there:
             return place.resolve() / there[0]
-    what = f"holds no {' and no '.join(FILES)}" if folder.is_dir() else "there is no such folder"
+    if folder.is_dir():
+        what = f"holds no {' and no '.join(FILES)}"
+    else:
+        what = "it is no folder" if folder.exists() else "there is no such folder"
     raise RecipeError(f"{given}: {what}.", remedy="Give the folder of a recipe.")
 
 

@@ -66,9 +66,9 @@ def _time() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def _answer(asked: dict[str, Any]) -> dict[str, Any]:
+def _answer(asked: dict[str, Any]) -> str:
     try:
-        return {
+        said: dict[str, Any] = {
             "packages": engine.render(
                 Path(asked["folder"]),
                 subdir=asked["subdir"],
@@ -78,14 +78,17 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
                 config=asked["config"],
             )
         }
+        return json.dumps(said)
     except RecipeError as error:
-        return {"problem": error.problem, "remedy": error.remedy}
+        said = {"problem": error.problem, "remedy": error.remedy}
     except (Exception, SystemExit) as error:  # noqa: BLE001 # a stranger's text can raise anything
-        said = str(error).splitlines()[0][:200] if str(error) else ""
-        return {
-            "problem": f"{asked['folder']}: cannot be rendered ({type(error).__name__}: {said}).",
+        words = str(error).splitlines()[0][:200] if str(error) else ""
+        file = Path(asked["folder"], "meta.yaml")
+        said = {
+            "problem": f"{file}: cannot be rendered ({type(error).__name__}: {words}).",
             "remedy": "Look for what is odd in it.",
         }
+    return json.dumps(said)
 
 
 def main() -> None:
@@ -101,7 +104,7 @@ def main() -> None:
         given = [asked["folder"], *asked["configs"], *filter(None, [asked["exclusive"]])]
         _roots[:] = [*own_roots, *map(os.path.realpath, given)]
         _time()
-        text = json.dumps(_answer(asked)) + "\n"
+        text = _answer(asked) + "\n"
         sys.stdout.write(text)
         sys.stdout.flush()
 

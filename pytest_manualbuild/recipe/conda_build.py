@@ -37,8 +37,8 @@ def render(folder: Path, wanted: Wanted) -> list[dict[str, Any]]:
         asked: dict[str, Any] = {
             "folder": str(folder),
             "subdir": wanted.subdir,
-            "configs": [str(path.resolve()) for path in wanted.configs],
-            "exclusive": str(wanted.exclusive.resolve()) if wanted.exclusive else None,
+            "configs": [os.path.realpath(path) for path in wanted.configs],
+            "exclusive": os.path.realpath(wanted.exclusive) if wanted.exclusive else None,
             "variant": dict(wanted.variant) if wanted.variant else None,
         }
         if wanted.config:

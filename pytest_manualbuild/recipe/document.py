@@ -29,8 +29,9 @@ _LICENCES = (
 def read(path: Path) -> str:
     """Return the text of a recipe's file; RecipeError if it is too big, not text, or not there."""
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MOST_BYTES else b""
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)  # a device has no size, and no end
+        size = max(path.stat().st_size, len(data))
     except OSError as error:
         raise RecipeError(
             f"{path}: cannot be read: {error.strerror or error}.",
@@ -50,8 +51,22 @@ def read(path: Path) -> str:
     return text
 
 
-class _Loader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML in which numbers and dates stay text, as conda-build wants numbers."""
+class _Plain(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+    """Safe YAML; what cannot be made of a value is told with its line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002 # PyYAML's
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, KeyError, AttributeError) as error:  # as of !!int x, !!bool x
+            said = f"this is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+
+
+class _Loader(_Plain):
+    """YAML in which numbers and dates stay text, as conda-build wants numbers.
+
+    What is no text, list or mapping has no order (``!!set``) or no JSON (``!!binary``).
+    """
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -62,13 +77,18 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
+_Loader.yaml_constructors = {
+    tag: make
+    for tag, make in _Loader.yaml_constructors.items()
+    if str(tag).rpartition(":")[2] not in ("binary", "timestamp", "set", "omap", "pairs")
+}
 
 
 class _BaseLoader(yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader):  # type: ignore[misc]
     """YAML in which every scalar is text: for variant files."""
 
 
-class _DataLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+class _DataLoader(_Plain):
     """Safe YAML as it is, for files that a recipe reads."""
 
 
@@ -107,8 +127,9 @@ def _limit(text: str, file: str, loader: type) -> None:
     for event in yaml.parse(text, loader):
         size = 0
         if isinstance(event, yaml.AliasEvent):
-            # What is not closed yet holds itself, and has no end.
-            size = sizes.get(event.anchor or "", MOST_VALUES + 1)
+            # What is not closed yet holds itself, and has no end; an unknown one is told later.
+            endless = any(anchor == event.anchor for anchor, _ in open_)
+            size = sizes.get(event.anchor or "", MOST_VALUES + 1 if endless else 0)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, 1))
         elif isinstance(event, yaml.CollectionEndEvent):

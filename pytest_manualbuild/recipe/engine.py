@@ -62,7 +62,10 @@ def render(
             raise problem
         name = found.group(1)
         given[name] = f"\ue003{name}"
-        other, next_problem = _packages(source, sources, given)
+        try:
+            other, next_problem = _packages(source, sources, given)
+        except RecipeError:  # about what stands for it, in a name or version: that says nothing
+            raise problem from None
         if other != described and name not in _BUILDERS:
             raise problem
         described, problem = (described if name in _BUILDERS else other), next_problem

@@ -107,10 +107,11 @@ def _described(folder: Path, path: Path) -> tuple[TestFile, bytes]:
             raise RecipeError(
                 f"{path}: it lies outside the recipe.", remedy="Put the file into the recipe."
             )
-        data = resolved.read_bytes()
-    except OSError as error:
+        data = untrusted.read(resolved, MOST_BYTES)  # a pipe would keep us waiting
+    except (OSError, ValueError, RuntimeError) as error:  # also NUL, and a link round in circles
+        why = error.strerror if isinstance(error, OSError) else "it leads nowhere"
         raise RecipeError(
-            f"{path}: cannot be read: {error.strerror}.", remedy="Put the file into the recipe."
+            f"{path}: cannot be read: {why}.", remedy="Put the file into the recipe."
         ) from error
     described = TestFile(
         path=path.relative_to(folder).as_posix(),

@@ -117,7 +117,8 @@ class Metadata:
 
     def _clean(self, text: str, what: str, more: str) -> str:
         bad = set("=@#$%^&*:;\"'\\|<>?/ " + more) & set(text)
-        bad |= {char for char in text if not char.isascii()}  # no solver reads it
+        # No solver reads it, and no file can be named by it.
+        bad |= {char for char in text if not char.isascii() or not char.isprintable()}
         if bad:
             raise Unresolved(
                 f"{self.source.file}: {what}: {text!r} holds {''.join(sorted(bad))!r}.",
@@ -157,17 +158,25 @@ class Metadata:
             raise RecipeError(
                 f"{self.source.file}: outputs must be a list of mappings.", remedy="Correct it."
             )
+        for item in found:
+            for key, kind, words in (("type", str, "a text"), ("test", dict, "a mapping")):
+                if not isinstance(item.get(key) or kind(), kind):
+                    raise RecipeError(
+                        f"{self.source.file}: {key} of the output {item.get('name')!r} must be"
+                        f" {words}.",
+                        remedy="Correct it.",
+                    )
         return found
 
     def requirements(self, env: str) -> list[Any]:
         """Return the requirements of an environment, with those of the output of that name."""
         own = listed(self.value("requirements", env))
-        names = {str(item).split(maxsplit=1)[0] for item in own if item}
+        names = {first for item in own if item for first in str(item).split(maxsplit=1)[:1]}
         if self.parent is None:
             for out in self.outputs:
                 if out.get("name") == self.value("package", "name"):
                     more = specs.expanded(out.get("requirements")).get(env, [])
-                    own += [i for i in more if i and str(i).split(maxsplit=1)[0] not in names]
+                    own += [i for i in more if i and not names & {*str(i).split(maxsplit=1)[:1]}]
                     break
         return [item for item in own if item]
 
@@ -335,7 +344,11 @@ class Metadata:
 
         def keys(env: str) -> set[str]:
             items = listed(needs.get(env))
-            return {str(i).split(maxsplit=1)[0].replace("-", "_") for i in items if i}
+            return {
+                first.replace("-", "_")
+                for i in items if i
+                for first in str(i).split(maxsplit=1)[:1]
+            }  # fmt: skip
 
         build, host, run = keys("build"), keys("host"), listed(needs.get("run"))
         ignored = listed(self.variant.get("ignore_build_only_deps"))

@@ -95,7 +95,7 @@ def _outputs(top: Metadata) -> list[Metadata]:
                 if requirements := out.get("requirements"):
                     requirements = specs.expanded(requirements)
                     for env in ("build", "host", "run"):
-                        specs.pin_variants(requirements, variant, env)
+                        specs.pin_variants(requirements, variant, env, reference.source.file)
                     out["requirements"] = requirements
                 packages.append((out, _output(reference, out)))
                 packages[-1][1].used()
@@ -234,7 +234,9 @@ def _order_of(packages: Iterable[tuple[dict[str, Any], Metadata]]) -> None:
     for out, _ in found:
         if str(out.get("type") or "conda").startswith("conda"):
             if "name" not in out:
-                raise RecipeError("an output has no name.", remedy="Add it.")
+                raise RecipeError(
+                    f"{found[0][1].source.file}: an output has no name.", remedy="Add it."
+                )
             names.setdefault(str(out["name"]), set())
     for out, metadata in found:
         if str(out.get("name")) in names:

@@ -391,3 +391,4 @@ _KINDS: dict[str, Callable[[_Test], Iterator[TestSection]]] = {
     "package_contents": _contents,
     "downstream": _downstream,
 }
+KINDS = tuple(_KINDS)

@@ -10,9 +10,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pytest_manualbuild import globs
 from pytest_manualbuild.errors import RecipeError
@@ -25,7 +27,8 @@ VARIANT_FILES = ("conda_build_config.yaml", "variants.yaml")
 """Taken where they lie beside a recipe; of both, the later one wins, as in rattler-build."""
 MOST_S = 10.0
 _CHILD = Path(__file__).with_name("_rattler_build.py")
-_MESSAGE = re.compile(r'message: "((?:[^"\\]|\\.)*)"')
+# Of what the library's error says, as Rust shows it to developers.
+_MESSAGES = [re.compile(key + r': "((?:[^"\\]|\\.)*)"') for key in ("message", "reason", "field")]
 _LINE = re.compile(r"line: (\d+)|YAML: (\d+):\d+")
 
 
@@ -39,13 +42,14 @@ def outputs(path: Path, wanted: Wanted) -> tuple[Output, ...]:
     for file in files:
         if not file.is_file():
             raise RecipeError(f"{file}: there is no such variant file.", remedy="Correct its path.")
-    document.read(path)
+    text = document.read(path)
     given = wanted.variant
     values = None if given is None else {key: _value(text) for key, text in given.items()}
     if values is not None:
         values.pop("target_platform", None)  # it follows from the subdir, or is noarch
     asked = {"path": str(path), "subdir": wanted.subdir, "variant": values}
     described = _ask(path, {**asked, "files": [str(file.resolve()) for file in files]})
+    _refuse_several_kinds(text, path)
     siblings = {
         one["recipe"]["package"]["name"]: (
             str(one["recipe"]["package"]["version"]),
@@ -57,6 +61,41 @@ def outputs(path: Path, wanted: Wanted) -> tuple[Output, ...]:
         return tuple(_output(one, path, siblings) for one in described)
     except globs.BadGlob as error:
         raise RecipeError(f"{path}: a glob has {error}.", remedy="Correct it.") from error
+
+
+def _refuse_several_kinds(text: str, path: Path) -> None:
+    """Refuse a test that is of two kinds: py-rattler-build drops one without a word."""
+    try:
+        tree = yaml.compose(text, Loader=document.DATA)
+    except yaml.YAMLError:
+        return  # another reader's opinion: py-rattler-build has read it
+    top = dict(_mappings(tree))
+    for one in (top, *(dict(_mappings(out)) for out in _items(top.get("outputs")))):
+        for test in _items(one.get("tests")):
+            kinds = [key for key, _ in _mappings(test) if key in rattler_tests.KINDS]
+            if len(kinds) > 1:
+                raise RecipeError(
+                    f"{path}:{test.start_mark.line + 1}: one test has {' and '.join(kinds)}, and"
+                    " rattler-build runs only one of them.",
+                    remedy="Make a test of each, with a '-' of its own.",
+                )
+
+
+def _mappings(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        yield from ((str(key.value), value) for key, value in node.value)
+
+
+def _items(node: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Yield the items of a list, those of either branch of a condition as well."""
+    if node is None:
+        return
+    for item in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        keys = dict(_mappings(item))
+        if "if" in keys:
+            yield from (one for branch in ("then", "else") for one in _items(keys.get(branch)))
+        else:
+            yield item
 
 
 def _value(text: str) -> str | bool:
@@ -88,11 +127,17 @@ def _ask(path: Path, request: Mapping[str, object]) -> list[dict[str, Any]]:
         ) from error
     if "error" in answer:
         problem = answer["error"]
-        message = _MESSAGE.search(problem)
+        message = next(filter(None, (one.search(problem) for one in _MESSAGES)), None)
         text = message[1].replace('\\"', '"') if message else problem
         line = _LINE.search(problem)
         where = f"{path}:{line[1] or line[2]}" if line else str(path)
-        raise RecipeError(f"{where}: {' '.join(text.split())[:500]}.", remedy="Correct it.")
+        remedy = "Correct it."
+        if re.match("expected .* but got", text):
+            remedy = (
+                "py-rattler-build names no line: look for a list, a mapping or a text where another"
+                " of them belongs."
+            )
+        raise RecipeError(f"{where}: {' '.join(text.split())[:500]}.", remedy=remedy)
     return list(answer["outputs"])
 
 

@@ -43,8 +43,8 @@ class Renderer:
         asked = {
             "folder": str(folder),
             "subdir": wanted.subdir,
-            "configs": [str(path.resolve()) for path in wanted.configs],
-            "exclusive": str(wanted.exclusive.resolve()) if wanted.exclusive else None,
+            "configs": [os.path.realpath(path) for path in wanted.configs],
+            "exclusive": os.path.realpath(wanted.exclusive) if wanted.exclusive else None,
             "variant": dict(wanted.variant) if wanted.variant else None,
             "config": wanted.config,
         }

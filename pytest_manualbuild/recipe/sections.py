@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,7 +34,7 @@ def section(folder: Path, described: Mapping[str, Any], subdir: str) -> TestSect
         ]
     else:
         paths = [folder / f"run_test{extension}" for extension in (*_SCRIPTS.values(), shell)]
-        scripts = [script_file(folder, p) for p in paths if p.is_file() or p.is_symlink()]
+        scripts = [script_file(folder, p) for p in paths if os.path.lexists(p)]
     return TestSection(
         imports=imports,
         commands=tuple(_commands(test, file)),

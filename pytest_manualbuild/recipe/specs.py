@@ -37,14 +37,19 @@ def expanded(requirements: object) -> dict[str, Any]:
     return {"host": list(items), "run": list(items)} if items else {}
 
 
-def pin_variants(requirements: dict[str, Any], variant: Mapping[str, Any], env: str) -> None:
-    """Give bare requirements of an environment the variant's versions, in place."""
+def pin_variants(
+    requirements: dict[str, Any], variant: Mapping[str, Any], env: str, file: str
+) -> None:
+    """Give bare requirements of an environment the variant's versions, in place.
+
+    ``file`` is what an error names.
+    """
     built = [*listed(requirements.get("build")), *listed(requirements.get("host"))]
     specs = listed(requirements.get(env))
     for index, spec in enumerate(specs):
-        if not isinstance(spec, str):
+        if not isinstance(spec, str) or not spec.strip():
             raise RecipeError(
-                f"requirements/{env}: {spec!r} is not a package.", remedy="Correct it."
+                f"{file}: requirements/{env}: {spec!r} is not a package.", remedy="Write its name."
             )
         name = spec.rstrip()
         key = name.replace("-", "_")

@@ -127,14 +127,24 @@ def _refuse(
     if line and line <= len(selected.numbers):
         text = selected.text.splitlines()[line - 1].strip()[:60]
         line = selected.numbers[line - 1]
-    said = str(error).splitlines()[0].rstrip(".")[:200] if str(error) else ""
-    if not isinstance(error, TemplateError):
-        said = f"{type(error).__name__}: {said}"
+    said = _said(error)
     where = f" in {text!r}" if text else ""
     raise kind(
         f"{at(file, line)}: jinja: {said}{where}.",
         remedy="Correct it, or give the value with {% set %}.",
     ) from error
+
+
+def _said(error: Exception) -> str:
+    """Return in words what went wrong, without the names that things have in Python."""
+    if isinstance(error, NotFound):
+        return f"there is no file {error.name!r} in the recipe"
+    if isinstance(error, MemoryError):
+        return "it makes a value that is too large"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    said = str(error).splitlines()[0].rstrip(".")[:200] if str(error) else type(error).__name__
+    return said.replace("functions.<locals>.<lambda>()", "the function")
 
 
 def _line(error: BaseException) -> int | None:

@@ -10,6 +10,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)
 
 
+def shown(text: object) -> str:
+    """Return a text of several lines, such as an error, each of them made visible."""
+    return "\n".join(map(visible, str(text).splitlines()))
+
+
 def tail(text: str) -> list[str]:
     """Return the last lines of a check's output, made visible."""
     return [visible(line) for line in text.splitlines()[-TAIL_LINES:]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pytest_manualbuild.verbs import place
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 # argparse's type
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def add(verbs: Verbs) -> None:
     """Add this verb to the parser of the command line."""
     build = verbs.add_parser("build", help="build by hand, with a record of how it was done")
-    build.add_argument("recipe", type=Path, metavar="RECIPE|FEEDSTOCK")
+    build.add_argument("recipe", type=place, metavar="RECIPE|FEEDSTOCK")
     build.add_argument("--config", metavar="NAME", help="which file of .ci_support to build with")
     build.add_argument("--image", metavar="IMAGE", help="in place of the one that it names")
     build.add_argument("--channel", metavar="URL", action="append", default=[],

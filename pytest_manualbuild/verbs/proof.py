@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_manualbuild.verbs import place
+
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 # argparse's type
 
@@ -43,7 +45,7 @@ def add(verbs: Verbs) -> None:
     waive.add_argument("--check", required=True, metavar="CHECK", help="or '*', with one host")
     waive.add_argument("--reason", required=True, metavar="TEXT")
     waive.add_argument("--link", required=True, metavar="URL", help="where it is discussed")
-    waive.add_argument("--expires", type=date.fromisoformat, metavar="YYYY-MM-DD",
+    waive.add_argument("--expires", type=_date, metavar="YYYY-MM-DD",
                        help="at most 90 days from now; default: 30")  # fmt: skip
 
     verify = _add(verbs, "verify", "judge a report: 0 accept, 1 reject, 8 inconclusive", _verify)
@@ -52,13 +54,13 @@ def add(verbs: Verbs) -> None:
     other.add_argument("first", type=Path, metavar="PACKAGE")
     other.add_argument("second", type=Path, metavar="PACKAGE")
     other.set_defaults(verb=_compare)
-    verify.add_argument("--artifacts", type=Path, metavar="DIR")
+    verify.add_argument("--artifacts", type=place, metavar="DIR")
     verify.add_argument("--policy", type=Path, metavar="FILE")
 
 
 def _add(verbs: Verbs, name: str, words: str, verb: Verb) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=words)
-    parser.add_argument("evidence", type=Path, metavar="EVIDENCE")
+    parser.add_argument("evidence", type=place, metavar="EVIDENCE")
     parser.set_defaults(verb=verb)
     return parser
 
@@ -69,11 +71,19 @@ def _sign_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", type=Path, required=True, metavar="FILE")
 
 
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date such as 2026-01-31") from error
+
+
 def _policy_check(arguments: argparse.Namespace) -> int:
     from pytest_manualbuild.gate import explain, policy  # noqa: PLC0415 # only what the verb needs
+    from pytest_manualbuild.reports.text import visible  # noqa: PLC0415
 
     for sentence in explain.explain(policy.load(arguments.policy)):
-        sys.stdout.write(f"{sentence}\n")
+        sys.stdout.write(f"{visible(sentence)}\n")
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_manualbuild.reports.text import visible
+from pytest_manualbuild.verbs import place
 
 if TYPE_CHECKING:
     from pytest_manualbuild import upload
@@ -43,13 +44,13 @@ def add(verbs: Verbs) -> None:
     attested.set_defaults(verb=_verify_attestation)
 
     for parser in (upload, request):
-        parser.add_argument("evidence", type=Path, metavar="EVIDENCE")
-        parser.add_argument("--artifacts", type=Path, metavar="DIR")
+        parser.add_argument("evidence", type=place, metavar="EVIDENCE")
+        parser.add_argument("--artifacts", type=place, metavar="DIR")
         parser.add_argument("--policy", type=Path, metavar="FILE")
         parser.add_argument("--user", metavar="OWNER", help="the channel's owner on anaconda.org")
 
     watch = verbs.add_parser("verify-channel", help="judge what a label or a folder serves now")
-    watch.add_argument("evidence", type=Path, nargs="+", metavar="EVIDENCE",
+    watch.add_argument("evidence", type=place, nargs="+", metavar="EVIDENCE",
                        help="folders of evidence, or folders of such")  # fmt: skip
     watch.add_argument("--of", required=True, metavar="anaconda|DIR")
     watch.add_argument("--user", metavar="OWNER", help="the channel's owner on anaconda.org")
