@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -34,9 +34,6 @@ from pytest_manualbuild.nodes import PROPERTY, nodeids
 from pytest_manualbuild.records import CheckResult, HostRecord
 from pytest_manualbuild.reports.text import shown
 from pytest_manualbuild.session import Session, Worker, environments_of
-
-if TYPE_CHECKING:
-    pass
 
 _NOT_AGAIN = ("-k", "--on=", "--lf", "--last-failed", "--ff", "--failed-first", "--evidence=",
               "--junitxml=", "--junit-xml=")  # fmt: skip

@@ -51,6 +51,8 @@ all in one call, so that none escapes by forking meanwhile.
 """
 MARK = "_mb_define"
 """The variable, which is not exported, with the definition of ``mark`` in a script that runs."""
+_SMALL = 2048
+"""Bytes of files up to which the control shell writes them itself; tar and base64 take longer."""
 _WHOLE = "#whole"
 READ_SCRIPT = (
     # The second way is slow, for systems that have no such files: it takes a character at a time.
@@ -103,12 +105,11 @@ def whole(script: str) -> str:
     return f"{script}{_WHOLE}"
 
 
-def _as_format(script: str) -> str:
-    """Return a script as a quoted format of ``printf``: printable ASCII, whatever it holds.
+def _as_format(data: bytes) -> str:
+    """Return bytes as a quoted format of ``printf``: printable ASCII, whatever they are.
 
     The control shell's own printf writes it, where a decoder would be one more process.
     """
-    data = script.encode(errors="surrogateescape")
     return f"'{data.decode('latin-1').translate(_ESCAPES)}'"
 
 
@@ -200,7 +201,7 @@ class ShellConnection:
             "exec 200>&1 201>&2\n"
             f"readonly {MARK}={shlex.quote(define)}\n{define}"
         )
-        text = _as_format(whole(f"{header}{script}\n"))
+        text = _as_format(whole(f"{header}{script}\n").encode(errors="surrogateescape"))
         exit_marker = self._exit_marker(exit_nonce)
         self._send(
             f"{{ printf {text} |"
@@ -307,22 +308,30 @@ class ShellConnection:
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
         """Write files below a folder of the host; see ``hosts.base.Connection``."""
-        self._framing.answers.pop("put", None)
-        if files:
-            self._send(self._unpacking(folder, files))
-        else:
-            place = shlex.quote(folder)
-            self._send(f"[ -d {place} ] || mkdir -p {place}\n" + self._say("put", "$?"))
-        if self._answer("put", patient(PUT_S)) != "0":
-            raise self._lost("files cannot be written on it (is its disk full?)")
+        nested = any("/" in name for name in files)
+        large = sum(map(len, files.values())) > _SMALL
+        self._write((self._unpacking if nested or large else self._writing)(folder, files), "files")
 
     def make(self, folders: Sequence[str]) -> None:
         """Make folders of the host; see ``hosts.base.Connection``."""
+        self._write(f"mkdir -p {' '.join(map(shlex.quote, folders))}\n", "folders")
+
+    def _write(self, commands: str, what: str) -> None:
         self._framing.answers.pop("put", None)
-        places = " ".join(map(shlex.quote, folders))
-        self._send(f"mkdir -p {places}\n" + self._say("put", "$?"))
+        self._send(commands + self._say("put", "$?"))
         if self._answer("put", patient(PUT_S)) != "0":
-            raise self._lost("folders cannot be made on it (is its disk full?)")
+            raise self._lost(f"{what} cannot be written on it (is its disk full?)")
+
+    def _writing(self, folder: str, files: Mapping[str, bytes]) -> str:
+        """Return commands that need no process where the folder is there and the files are not."""
+        place = shlex.quote(folder)
+        commands = [f"{{ [ -d {place} ] || mkdir -p {place}; }}"]
+        for name, data in sorted(files.items()):
+            path = shlex.quote(f"{folder}/{name}")
+            # What is there may be a link to what is not ours.
+            commands.append(f"{{ [ ! -e {path} ] && [ ! -L {path} ] || rm -rf {path}; }}")
+            commands.append(f"printf -- {_as_format(data)} >{path}")
+        return " && ".join(commands) + "\n"
 
     def _unpacking(self, folder: str, files: Mapping[str, bytes]) -> str:
         packed = io.BytesIO()
@@ -335,10 +344,7 @@ class ShellConnection:
                 member.size, member.mode = len(data), 0o644
                 archive.addfile(member, io.BytesIO(data))
         text = base64.encodebytes(packed.getvalue()).decode()
-        return (
-            f"base64 $_mb_d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
-            + self._say("put", "$?")
-        )
+        return f"base64 $_mb_d <<'{self._nonce}' | tar xof - -C /\n{text}{self._nonce}\n"
 
     def has_folders(self, paths: Sequence[str]) -> bool:
         """Say whether all of these folders are on the host."""

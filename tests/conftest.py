@@ -364,9 +364,9 @@ def command(*words: str, cwd: Path, timeout_s: float = 180, **environ: str) -> R
 def run_pytest(*words: str, cwd: Path, timeout_s: float = 180) -> Ran:
     """Run pytest as a user would."""
     return command(
-        # Hypothesis is for these tests; its plugin takes a tenth of a second to start.
+        # The plugins of Hypothesis and anyio have no part in it and take a tenth of a second each.
         sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest",
-        *words, cwd=cwd, timeout_s=timeout_s,
+        "-p", "no:anyio", *words, cwd=cwd, timeout_s=timeout_s,
     )  # fmt: skip
 
 

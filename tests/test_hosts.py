@@ -244,6 +244,24 @@ def test_files_arrive_as_they_are(connection: Connection, run: Run) -> None:
     assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
+def test_a_file_takes_the_place_of_a_link_and_not_of_what_the_link_leads_to(
+    connection: Connection, run: Run
+) -> None:
+    ours = isinstance(connection, (LocalConnection, SshConnection))
+    folder = f"{run.folder}/put over" if ours else "/put over"
+    data = b"-n %s \\ '" + bytes(range(256))
+    connection.put(folder, {"kept": b"kept"})
+    at = shlex.quote(folder)
+    done = connection.run(f"cd {at} && ln -s kept soft && ln kept hard && ln -s /nowhere/x gone",
+                          timeout_s=9)  # fmt: skip
+    assert done.exit_status == 0
+
+    connection.put(folder, {"soft": data, "hard": data, "gone": data})
+
+    done = connection.run(f"cd {at} && cat kept && cat soft hard gone | sha256sum", timeout_s=9)
+    assert done.stdout.split()[0] == b"kept" + hashlib.sha256(data * 3).hexdigest().encode()
+
+
 def test_a_script_that_outlives_its_time_is_the_host_s_doing(connection: Connection) -> None:
     with pytest.raises(HostLost, match="did not finish"):
         connection.run("sleep 60", timeout_s=0.5)
