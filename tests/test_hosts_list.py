@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import sshd
 
-from conftest import LOCAL, manualbuild, recipe, results, run_pytest
+from conftest import LOCAL, manualbuild, recipe, results, run_pytest, write_package
 from pytest_manualbuild import matrix
 
 SHIPPED = ("cfep03-2016", "current")
@@ -124,3 +124,25 @@ def test_a_host_that_hangs_does_not_keep_the_others_waiting(
     assert listed.out.count("    reachable in ") == 1
     assert time.monotonic() - began_s < 60
     assert not any((tmp_path / "cache/runs").iterdir())
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("subdir", ["linux-aarch64", "osx-64", "win-64"])
+def test_a_host_that_is_not_what_the_matrix_says_proves_nothing_for_that(
+    tmp_path: Path, subdir: str
+) -> None:
+    write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
+    (tmp_path / "matrix.toml").write_text(
+        f'[hosts.else]\nkind = "docker"\nsubdir = "{subdir}"\n'
+        'image = "manualbuild/debian-12:test"\n'
+    )
+
+    ran = run_pytest("--recipe", "recipe", "--matrix", "matrix.toml", cwd=tmp_path)
+    probed = manualbuild("hosts", "probe", "--matrix", "matrix.toml", cwd=tmp_path)
+
+    assert ran.status == 16, ran.out
+    assert set(results(tmp_path / "manualbuild-report").values()) == {("error", "host-unavailable")}
+    assert probed.status == 16
+    for said in (ran, probed):
+        assert f"else: the matrix says {subdir}, and it said that it is" in said.out

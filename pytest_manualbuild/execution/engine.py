@@ -248,7 +248,7 @@ class Engine:
         provider = hosts.provider(host.kind)
         with desk.phase("provision"):
             desk.progress("looking at the host")
-            desk.facts = provider.probe(host, self._run, desk.progress)
+            desk.facts = hosts.probe(host, self._run, desk.progress)
         preparation = Preparation(
             host=host,
             run=self._run,

@@ -13,7 +13,7 @@ from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild.audit.binary import declared, version
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate.verdict import Reason, reject, unsure
-from pytest_manualbuild.hosts.facts import virtual_packages
+from pytest_manualbuild.hosts.facts import mismatch, virtual_packages
 from pytest_manualbuild.hosts.runs import is_run_id
 from pytest_manualbuild.model import (
     Artifact,
@@ -70,20 +70,6 @@ _FEW_LOGS = 8
 """With fewer logs, no section has used up what its logs may hold (``execution.capture``)."""
 # What `uname -m`, or Windows, says on a host of each subdir. Some machines run the programs of
 # another one: a Mac with Rosetta, Windows on ARM, and Linux those with 32 bits.
-_ARCHS = {
-    "linux-64": ("x86_64",),
-    "linux-aarch64": ("aarch64",),
-    "linux-ppc64le": ("ppc64le",),
-    "linux-s390x": ("s390x",),
-    "linux-riscv64": ("riscv64",),
-    "linux-32": ("i386", "i486", "i586", "i686", "x86_64"),
-    "osx-64": ("x86_64", "arm64"),
-    "osx-arm64": ("arm64",),
-    "win-64": ("x86_64", "arm64"),
-    "win-arm64": ("arm64",),
-    "win-32": ("i386", "x86_64", "arm64"),
-}
-_SYSTEMS = {"linux": "Linux", "osx": "macOS", "win": "Windows"}
 
 
 def contradictions(stored: Stored, wrote: Collection[CheckKey]) -> Iterator[Reason]:
@@ -132,8 +118,8 @@ def _host(evidence: Evidence, host: Host, record: HostRecord) -> Iterator[Reason
         and not any(one.outcome is Outcome.ERROR for one in results)
     ):
         yield unsure(f"{name}: the host was lost, whatever passed there. {record.message}".rstrip())
-    if passed:
-        yield from _facts(host, facts)
+    if passed and (why := mismatch(host.subdir, facts)):
+        yield reject(f"{name}: {why}.")
     planned = {one.artifact.key: one for one in evidence.plan.packages}
     for key in sorted(ran):
         artifact = planned[key].artifact
@@ -174,27 +160,6 @@ def _environments(evidence: Evidence, passed: Collection[CheckResult]) -> set[st
             downstream = check.kind is CheckKind.DOWNSTREAM
             keys.add(f"{key} {check.text}" if downstream else key)
     return keys
-
-
-def _facts(host: Host, facts: Facts) -> Iterator[Reason]:
-    if facts == Facts():
-        return
-    system = "linux"
-    if facts.os_id == "windows":
-        system = "win"
-    elif facts.os_id == "macos" or facts.macos:
-        system = "osx"
-    if system != host.subdir.partition("-")[0] or (facts.macos and system != "osx"):
-        yield reject(
-            f"{host.name}: the matrix says {host.subdir}, and it said that it is"
-            f" {facts.os_name or _SYSTEMS[system]}."
-        )
-    elif system != "linux" and facts.glibc:
-        yield reject(f"{host.name}: {_SYSTEMS[system]} has no glibc {facts.glibc}.")
-    if facts.arch and facts.arch not in _ARCHS.get(host.subdir, ()):
-        yield reject(
-            f"{host.name}: the matrix says {host.subdir}, and it said that it is {facts.arch}."
-        )
 
 
 def _unmet(artifact: Artifact, facts: Facts, subdir: str) -> str:

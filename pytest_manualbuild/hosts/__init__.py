@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 
 from pytest_manualbuild.errors import HostError, HostUnavailable
-from pytest_manualbuild.hosts import kept
-from pytest_manualbuild.hosts.base import Provider
+from pytest_manualbuild.hosts import facts, kept
+from pytest_manualbuild.hosts.base import Progress, Provider
 from pytest_manualbuild.hosts.runs import Run, dead_runs
-from pytest_manualbuild.model import Host
+from pytest_manualbuild.model import Facts, Host
 
 # Loaded when a host of the kind is wanted: the libraries behind them are slow to import.
 _KINDS: Mapping[str, str] = {
@@ -45,6 +45,16 @@ def provider(kind: str) -> Provider:
     module = import_module(f"{__name__}.{_KINDS[kind]}")
     made: Provider = module.PROVIDER
     return made
+
+
+def probe(host: Host, run: Run, progress: Progress) -> Facts:
+    """Return what a host says of itself; HostError where it cannot, or is not of its subdir."""
+    found = provider(host.kind).probe(host, run, progress)
+    if why := facts.mismatch(host.subdir, found):
+        raise HostUnavailable(
+            f"{host.name}: {why}.", remedy="Correct its subdir, or leave it out with --on."
+        )
+    return found
 
 
 def sweep(run: Run) -> list[str]:

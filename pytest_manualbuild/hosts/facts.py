@@ -40,6 +40,20 @@ echo user %USERNAME%
 reg query "HKLM\\Software\\Microsoft\\Windows NT\\CurrentVersion" /v ProductName
 exit 0
 """
+_ARCHS = {
+    "linux-64": ("x86_64",),
+    "linux-aarch64": ("aarch64",),
+    "linux-ppc64le": ("ppc64le",),
+    "linux-s390x": ("s390x",),
+    "linux-riscv64": ("riscv64",),
+    "linux-32": ("i386", "i486", "i586", "i686", "x86_64"),
+    "osx-64": ("x86_64", "arm64"),
+    "osx-arm64": ("arm64",),
+    "win-64": ("x86_64", "arm64"),
+    "win-arm64": ("arm64",),
+    "win-32": ("i386", "x86_64", "arm64"),
+}
+_SYSTEMS = {"linux": "Linux", "osx": "macOS", "win": "Windows"}
 _RELEASE = re.compile(r"os-release ([A-Z_]+)=(.*)")
 
 
@@ -139,6 +153,28 @@ def virtual_packages(facts: Facts, subdir: str) -> tuple[tuple[str, str], ...]:
     if facts.arch:
         found.append(("__archspec", "1"))
     return tuple(found)
+
+
+def mismatch(subdir: str, facts: Facts) -> str:
+    """Return why a host of these facts is none of that subdir; empty where nothing is against it.
+
+    A noarch package would pass on it all the same.
+    """
+    if facts == Facts():
+        return ""
+    system = "linux"
+    if facts.os_id == "windows":
+        system = "win"
+    elif facts.os_id == "macos" or facts.macos:
+        system = "osx"
+    if system != subdir.partition("-")[0] or (facts.macos and system != "osx"):
+        said = facts.os_name or _SYSTEMS[system]
+        return f"the matrix says {subdir}, and it said that it is {said}"
+    if system != "linux" and facts.glibc:
+        return f"{_SYSTEMS[system]} has no glibc {facts.glibc}"
+    if facts.arch and facts.arch not in _ARCHS.get(subdir, ()):
+        return f"the matrix says {subdir}, and it said that it is {facts.arch}"
+    return ""
 
 
 def lacking(host: Host, facts: Facts, needs: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ class _Question(threading.Thread):
         facts, problem = None, ""
         try:
             with with_host(self._host):
-                facts = hosts.provider(self._host.kind).probe(self._host, self._run, self._progress)
+                facts = hosts.probe(self._host, self._run, self._progress)
         except HostError as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001 # the others are asked nevertheless
