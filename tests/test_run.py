@@ -166,8 +166,8 @@ def test_a_mistake_is_one_line_and_loses_nothing(
     [
         (("plan", "--recipe", ""), "--recipe: it is empty"),
         (("plan", "--recipe", "x", "--artifacts", ""), "--artifacts: it is empty"),
-        (("hosts", "list", "--timeout", "0"), "--timeout: 0 must be above 0"),
-        (("hosts", "probe", "--timeout", "nan"), "--timeout: nan must be above 0"),
+        (("hosts", "list", "--timeout", "0"), "--timeout: 0 must be a number above 0"),
+        (("hosts", "probe", "--timeout", "nan"), "--timeout: nan must be a number above 0"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused(

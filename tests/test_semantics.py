@@ -393,6 +393,25 @@ def test_a_test_finds_the_python_of_its_package(tmp_path: Path, python_channel: 
     assert ran.status == 0, ran.out
 
 
+def test_a_test_that_asks_for_the_recipe_finds_its_files(tmp_path: Path) -> None:
+    folder = write_package(
+        tmp_path,
+        "test:\n  files:\n    - asks.sh\n  commands:\n"
+        "    - test $(cat $RECIPE_DIR/data/one.txt) = one\n"
+        "    - $RECIPE_DIR/program\n"
+        "    - test ! -e data\n"
+        "    - sh asks.sh\n",
+        {"asks.sh": "test -f $RECIPE_DIR/meta.yaml\n", "program": "#!/bin/sh\n"},
+    )
+    (folder / "program").chmod(0o755)
+    (folder / "data").mkdir()
+    (folder / "data/one.txt").write_text("one\n")
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
 def test_activation_and_the_documented_variables_are_there(tmp_path: Path) -> None:
     names = (
         "PREFIX CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_BUILD CONDA_BUILD_STATE PKG_NAME PKG_VERSION"

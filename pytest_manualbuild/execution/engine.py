@@ -32,7 +32,12 @@ from pytest_manualbuild.execution import notes, testfiles
 from pytest_manualbuild.execution.keeping import NEVER, Stay
 from pytest_manualbuild.execution.ready import Preparation, Section, cause_of, result
 from pytest_manualbuild.execution.results import Place
-from pytest_manualbuild.execution.section import Limits, SectionRun, make_folders
+from pytest_manualbuild.execution.section import (
+    Limits,
+    SectionRun,
+    make_folders,
+    put_recipe,
+)
 from pytest_manualbuild.execution.visit import Visit, visit
 from pytest_manualbuild.hosts import limits
 from pytest_manualbuild.hosts.base import Connection
@@ -359,6 +364,8 @@ class Engine:
             with during(_DOING["run"]):
                 if inside := testfiles.in_prefix(section.recipe, planned):
                     connection.put(environment.prefix, inside)
+                if reviewed := testfiles.of_recipe(section.recipe, planned, self._plan):
+                    put_recipe(connection, place.folder, reviewed)
                 stay.clean = run.run(connection, files, programs)
         except HostLost as error:
             # Only this section may be to blame; whoever comes next gets a host that is there.

@@ -18,6 +18,7 @@ from pytest_manualbuild.execution import aftermath, display, posix, windows
 from pytest_manualbuild.execution.asked import SHORT_S, Asked
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
+from pytest_manualbuild.execution.variables import recipe_dir
 from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, Running
 from pytest_manualbuild.model import PlannedPackage
 from pytest_manualbuild.patience import patient
@@ -62,6 +63,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 def make_folders(connection: Connection, folders: Sequence[str]) -> None:
     """Make what test sections with these folders of ours will need, all at once."""
     connection.make([_DIALECTS[connection.shell].work(folder) for folder in folders])
+
+
+def put_recipe(connection: Connection, folder: str, files: Mapping[str, bytes]) -> None:
+    """Write the recipe's files where the tests of the section with that folder look for them."""
+    connection.put(recipe_dir(_DIALECTS[connection.shell].work(folder)), files)
 
 
 class SectionRun:

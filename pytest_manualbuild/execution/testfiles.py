@@ -9,9 +9,13 @@ from pathlib import Path
 
 from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.errors import EnvironmentBroken
-from pytest_manualbuild.model import PlannedPackage, TestFile
+from pytest_manualbuild.execution.variables import RECIPE_DIR, recipe_dir
+from pytest_manualbuild.model import CheckKind, Plan, PlannedPackage, TestFile
 from pytest_manualbuild.package import archive
+from pytest_manualbuild.recipe.folder import files as recipe_files
+from pytest_manualbuild.recipe.folder import folder_sha256
 
+_LEAVE_ALONE = "Leave the recipe alone during a run, and run again."
 _GENERATED = re.compile(r"info/test/(run_test\.\w+|test_time_dependencies\.json)")
 
 
@@ -50,6 +54,31 @@ def in_prefix(recipe: Path, planned: PlannedPackage) -> dict[str, bytes]:
     return {f"{section.cwd}/{file.path}": _reviewed(recipe, file) for file in section.files}
 
 
+def of_recipe(recipe: Path, planned: PlannedPackage, plan: Plan) -> dict[str, bytes]:
+    """Return all files of the recipe, by their path, where its tests may look into RECIPE_DIR.
+
+    As conda-build has them there, but those that were reviewed. EnvironmentBroken when one
+    changed since it was planned.
+    """
+    if not _wants_recipe(recipe, planned):
+        return {}
+    if recipe == Path(plan.recipe) and folder_sha256(recipe) != plan.recipe_sha256:
+        raise EnvironmentBroken(
+            f"{recipe}: it changed while the run was under way.", remedy=_LEAVE_ALONE
+        )
+    root = recipe.resolve()
+    return {one.relative_to(root).as_posix(): one.read_bytes() for one in recipe_files(recipe)}
+
+
+def _wants_recipe(recipe: Path, planned: PlannedPackage) -> bool:
+    (section,) = planned.sections
+    if section.schema:
+        return False
+    commands = (one.text.encode() for one in planned.checks if one.kind is CheckKind.COMMAND)
+    read = (_reviewed(recipe, one) for one in (*section.scripts, *section.files))
+    return any(RECIPE_DIR.encode() in text for text in (*commands, *read))
+
+
 def programs(recipe: Path, planned: PlannedPackage) -> frozenset[str]:
     """Return the paths of those of all these files that a test may run by their name.
 
@@ -64,6 +93,10 @@ def programs(recipe: Path, planned: PlannedPackage) -> frozenset[str]:
         packed = archive.info_programs(Path(planned.artifact.path))
         names = {name.removeprefix("info/test/") for name in packed if _is_source(name)}
         found |= names - {one.path for one in files}
+    if _wants_recipe(recipe, planned):
+        root = recipe.resolve()
+        there = [one for one in recipe_files(recipe) if os.access(one, os.X_OK)]
+        found |= {f"../{recipe_dir('work')}/{one.relative_to(root).as_posix()}" for one in there}
     return frozenset(found)
 
 
@@ -81,7 +114,6 @@ def _reviewed(folder: Path, file: TestFile) -> bytes:
         ) from error
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise EnvironmentBroken(
-            f"{folder / file.path}: it changed while the run was under way.",
-            remedy="Leave the recipe alone during a run, and run again.",
+            f"{folder / file.path}: it changed while the run was under way.", remedy=_LEAVE_ALONE
         )
     return data

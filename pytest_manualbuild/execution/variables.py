@@ -16,8 +16,14 @@ MOST_FILES = 1000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SPEC = re.compile(r"[^A-Za-z0-9._-]")
 _FOLDER = "etc/conda/env_vars.d"
+RECIPE_DIR = "RECIPE_DIR"
 _UNSET = "***unset***"
 """With this value conda takes a variable away (``CONDA_ENV_VARS_UNSET_VAR``)."""
+
+
+def recipe_dir(work: str) -> str:
+    """Return the folder for the recipe's files; it is beside that of the tests, which they list."""
+    return f"{work}-recipe"
 
 
 def documented(
@@ -44,7 +50,7 @@ def documented(
         "PKG_VERSION": artifact.version,
         "PREFIX": prefix,
         "PYTHONNOUSERSITE": "1",
-        "RECIPE_DIR": work,
+        RECIPE_DIR: recipe_dir(work),
         "SRC_DIR": work,
         "SUBDIR": subdir,
         "build_platform": subdir,
