@@ -57,7 +57,7 @@ test:
 
 
 LONGEST = (
-    "test_faults_", "test_kinds_", "test_upload", "test_run.", "test_hostile_packages",
+    "test_faults_", "test_kinds_", "test_upload", "test_run", "test_hostile_packages",
     "test_keep", "test_hosts", "test_v1_run", "test_v1_gate", "test_people",
     "test_semantics", "test_recipe_tests",
 )  # fmt: skip
