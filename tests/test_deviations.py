@@ -53,7 +53,7 @@ def judged(folder: Path, text: str) -> Verdict:
 
 
 def test_what_an_exit_0_hid_is_accepted_by_name_and_told(hidden: Path) -> None:
-    assert judged(hidden, "").decision is Decision.INCONCLUSIVE
+    assert judged(hidden, "[gate]\n").decision is Decision.INCONCLUSIVE
     (hidden / "policy.toml").write_text(accepting("exit-0"))
 
     said = manualbuild("verify", "manualbuild-report", "--policy", "policy.toml", cwd=hidden)
@@ -74,7 +74,7 @@ def test_what_an_exit_0_hid_is_accepted_by_name_and_told(hidden: Path) -> None:
 
 
 def test_a_package_without_tests_is_accepted_by_name_and_told(bare: Path) -> None:
-    assert judged(bare, "").decision is Decision.INCONCLUSIVE
+    assert judged(bare, "[gate]\n").decision is Decision.INCONCLUSIVE
 
     verdict = judged(bare, accepting("nothing-ran"))
 
