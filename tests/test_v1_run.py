@@ -190,6 +190,40 @@ def test_python_tests_have_one_environment_for_each_python_and_one_result_for_ea
     }
 
 
+def stand_in_python(channel: Path) -> str:
+    """Add to a channel a Python 3.11 that is this machine's; return the channel's URL."""
+    text = f'#!/bin/sh\nexec {on_this_machine("python3")} "$@"\n'
+    files = {"bin/python": builder.Staged(data=text.encode(), executable=True)}
+    built = builder.Built(
+        recipe=None, files=files, subdir="noarch", name="python", version="3.11", depends=()
+    )
+    builder.write(built, channel, ".conda")
+    index_channel(channel)
+    return channel.as_uri()
+
+
+def test_a_list_of_pythons_that_conditions_left_empty_drops_no_test(tmp_path: Path) -> None:
+    """rattler-build runs nothing for it, and passes."""
+    ran = run(
+        tmp_path,
+        "- python:\n    imports: [json, no_such]\n    pip_check: false\n"
+        "    python_version:\n      - if: win\n        then: '3.8'\n"
+        "- script: [echo more]\n",
+        "--channel",
+        stand_in_python(tmp_path / "channel"),
+        depends="python",
+    )
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": PASSED,
+        "tests[0].imports: json": PASSED,
+        "tests[0].imports: no_such": FAILED,
+        "tests[1].install": PASSED,
+        "tests[1].script[0]: echo more": PASSED,
+    }
+
+
 def test_pip_check_runs_the_pip_of_the_environment(tmp_path: Path) -> None:
     channel = tmp_path / "channel"
     text = "#!/bin/sh\ncase \"$*\" in *'-m pip check') echo broken; exit 1;; esac\nexit 0\n"
@@ -342,6 +376,11 @@ def downstream_channel(tmp_path: Path) -> str:
         depends=("p",),
     )  # fmt: skip
     builder.write(built, channel, ".conda")
+    idle = {"info/test/run_test.sh": b"\n\nset -ex\n\n\n\n# nothing\nexit 0\n"}
+    built = builder.Built(
+        recipe=None, files={}, subdir="noarch", name="idle", version="1", depends=("p",), info=idle
+    )
+    builder.write(built, channel, ".conda")
     index_channel(channel)
     return channel.as_uri()
 
@@ -349,7 +388,9 @@ def downstream_channel(tmp_path: Path) -> str:
 def test_downstream_packages_are_tested_beside_the_package(tmp_path: Path) -> None:
     ran = run(
         tmp_path,
-        "".join(f"- downstream: {name}\n" for name in ("glad", "sad", "silent", "old", "gone")),
+        "".join(
+            f"- downstream: {name}\n" for name in ("glad", "sad", "silent", "old", "gone", "idle")
+        ),
         "--channel",
         downstream_channel(tmp_path),
         "-rs",
@@ -364,9 +405,35 @@ def test_downstream_packages_are_tested_beside_the_package(tmp_path: Path) -> No
         "tests[3].downstream: old": PASSED,
         # rattler-build warns and passes; what did not run is no pass here.
         "tests[4].downstream: gone": ("skipped", "unsolvable"),
+        "tests[5].downstream: idle": ("skipped", "recipe"),
     }
     assert "sad-1.0" in ran.out
     assert "It was not run" in ran.out
+
+
+def test_a_downstream_package_is_tested_with_whatever_python_there_is(tmp_path: Path) -> None:
+    """As rattler-build does: the package under test may be for another than its own tests name."""
+    channel = tmp_path / "channel"
+    test = "- python:\n    imports: [json{}]\n    pip_check: false\n    python_version: {}\n"
+    for name, tests in {
+        "glad": test.format("", "['3.8.*', '3.11']"),
+        "sad": test.format(", no_such", "'3.8'"),
+    }.items():
+        build(write(tmp_path / name, noarch(name, tests, run="p, python")), channel)
+
+    ran = run(
+        tmp_path,
+        "- downstream: glad\n- downstream: sad\n",
+        "--channel",
+        stand_in_python(channel),
+    )
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": PASSED,
+        "tests[0].downstream: glad": PASSED,
+        "tests[1].downstream: sad": FAILED,
+    }
 
 
 def test_a_package_without_tests_proves_only_that_it_installs(tmp_path: Path) -> None:

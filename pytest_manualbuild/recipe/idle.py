@@ -1,7 +1,7 @@
 """Which scripts hold nothing that could fail, so that their passing says nothing.
 
-In doubt a script does something: only comments, empty lines, what sets the shell's options, and
-Python's ``pass`` and docstrings are nothing.
+In doubt a script does something: only comments, empty lines, what sets the shell's options, an
+``exit 0``, and Python's ``pass`` and docstrings are nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 
 _LINES = {
-    "shell": re.compile(r"#.*|set(?:\s+[-+]?\w+)*", re.ASCII),
-    "batch": re.compile(r"::.*|@?rem(?:\s.*)?|@?echo off|@?setlocal", re.IGNORECASE),
+    "shell": re.compile(r"#.*|set(?:\s+[-+]?\w+)*|exit\s+0", re.ASCII),
+    "batch": re.compile(
+        r"::.*|@?rem(?:\s.*)?|@?echo o(?:ff|n)|@?setlocal|@?exit(?:\s+/b)?\s+0", re.IGNORECASE
+    ),
     "lua": re.compile(r"#!.*|--(?!\[).*"),
 }
 _COMMENT = re.compile(r"#.*")

@@ -52,6 +52,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """The recipe's file, for the files that tests name; None: they lie in a package."""
     siblings: Mapping[str, tuple[str, str]] = msgspec.field(default_factory=dict)
     """Version and build string of the recipe's outputs, for ``pin_subpackage``."""
+    beside: bool = False
+    """It is tested beside another package, which decides the Python: rattler-build passes over
+    ``python_version`` then."""
 
     @property
     def folder(self) -> Path:
@@ -97,9 +100,9 @@ def sections(
     return tuple(found)
 
 
-def packaged(content: bytes, package: str) -> tuple[TestSection, ...]:
+def packaged(content: bytes, package: str, *, beside: bool = False) -> tuple[TestSection, ...]:
     """Return the sections of a package's ``info/tests/tests.yaml``; RecipeError if it is broken."""
-    source = Source(package=package)
+    source = Source(package=package, beside=beside)
     try:
         text = content.decode() if len(content) <= MOST_TESTS_BYTES else ""
         if _TIMES.search(text):
@@ -177,7 +180,9 @@ def _python(given: _Test) -> Iterator[TestSection]:
     given.only("python")
     test = given.part("python", "imports", "pip_check", "python_version")
     pip = test.get("pip_check", True) is True
-    versions = test.get("python_version")
+    versions = None if given.source.beside else test.get("python_version")
+    # rattler-build runs nothing for a list that conditions left empty, and calls that a pass.
+    versions = None if versions == [] else versions
     for version in dict.fromkeys(versions) if isinstance(versions, list) else [versions]:
         requires = ("pip",) if pip else ()
         if version is not None:
