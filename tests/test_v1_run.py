@@ -266,7 +266,10 @@ def test_ruby_and_r_load_each_with_the_environments_own_program(
     """The program is a stand-in that fails for all but `json`: this machine may have none."""
     fake = tmp_path / "fake"
     wanted = loads.format("json")
-    fake.write_text(f'#!/bin/sh\necho "got $*"\ntest "$*" = "{wanted}"\n')
+    reached = ': >"$MANUALBUILD_REACHED"'
+    fake.write_text(
+        f'#!/bin/sh\necho "got $*"\ncase "$*" in "{wanted}; "*) {reached} ;; *) exit 1 ;; esac\n'
+    )
     fake.chmod(0o755)
     channel = stand_in(tmp_path, package, program, str(fake))
 
@@ -329,6 +332,7 @@ def downstream_channel(tmp_path: Path) -> str:
         "- script: echo second\n- downstream: more\n",
         "sad": "- script: 'true'\n- script: test -f $PREFIX/share/p/gone\n",
         "silent": "",
+        "idle": "- script: '# to do'\n",
     }.items():
         build(write(tmp_path / name, noarch(name, tests, run="p")), channel)
     old = tmp_path / "old"
@@ -349,7 +353,9 @@ def downstream_channel(tmp_path: Path) -> str:
 def test_downstream_packages_are_tested_beside_the_package(tmp_path: Path) -> None:
     ran = run(
         tmp_path,
-        "".join(f"- downstream: {name}\n" for name in ("glad", "sad", "silent", "old", "gone")),
+        "".join(
+            f"- downstream: {name}\n" for name in ("glad", "sad", "silent", "old", "gone", "idle")
+        ),
         "--channel",
         downstream_channel(tmp_path),
         "-rs",
@@ -364,6 +370,7 @@ def test_downstream_packages_are_tested_beside_the_package(tmp_path: Path) -> No
         "tests[3].downstream: old": PASSED,
         # rattler-build warns and passes; what did not run is no pass here.
         "tests[4].downstream: gone": ("skipped", "unsolvable"),
+        "tests[5].downstream: idle": ("skipped", "recipe"),
     }
     assert "sad-1.0" in ran.out
     assert "It was not run" in ran.out

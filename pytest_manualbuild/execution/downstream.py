@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild.checks import checks
-from pytest_manualbuild.model import Artifact, Check, CheckKind, PlannedPackage, TestSection
-from pytest_manualbuild.recipe.folder import files, test_file
+from pytest_manualbuild.checks import checks, proving
+from pytest_manualbuild.model import Artifact, Check, PlannedPackage, TestSection
+from pytest_manualbuild.recipe.folder import files, script_file, test_file
 from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
 _SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
@@ -74,13 +74,18 @@ def _rattler_build(info: Path, name: str) -> Iterator[TestSection]:
         from pytest_manualbuild.recipe import rattler_tests  # noqa: PLC0415 # YAML is slow to load
 
         for section in rattler_tests.packaged(path.read_bytes(), name):
-            if not section.downstreams:
+            # What a package must contain is looked at when it is built, in its own files.
+            if not section.downstreams and not section.contents:
                 yield section
 
 
 def _conda_build(info: Path) -> Iterator[TestSection]:
     folder = info / "test"
-    found = [test_file(folder, path) for path in files(folder)] if folder.is_dir() else []
+    found = [
+        # Of scripts it is noted whether they do nothing.
+        (script_file if path.name in _SCRIPTS else test_file)(folder, path)
+        for path in (files(folder) if folder.is_dir() else ())
+    ]
     scripts = sorted(
         (one for one in found if one.path in _SCRIPTS), key=lambda one: _SCRIPTS.index(one.path)
     )
@@ -118,8 +123,8 @@ class Tally:
             for one in self._results:
                 if one.outcome is outcome:
                     return self._as(one, f"{self._found.name}: {one.check}: {one.message}")
-        installs = [c.name for c in self._found.planned.checks if c.kind is CheckKind.INSTALL]
-        ran = [one for one in self._results if one.check not in installs]
+        telling = proving(self._found.planned.sections)
+        ran = [one for one in self._results if one.check in telling]
         if not ran:
             return replace(
                 self._as(self._results[0], f"{self._found.name} has no tests to run."),
