@@ -406,6 +406,7 @@ def test_what_the_library_says_for_developers_is_said_in_words(tmp_path: Path) -
     for tests, says in (
         ("- python:\n    imports: [a]\n    python_version: .nan\n", "Invalid python version spec"),
         ("- python: a\n", "names no line: look for a list"),
+        ("- python:\n    imports: [a]\n    python_version: []\n", "tests[0]: python_version is an"),
     ):
         with pytest.raises(RecipeError) as refused:
             render(tmp_path, noarch("p", tests))

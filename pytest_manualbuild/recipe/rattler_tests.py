@@ -178,6 +178,8 @@ def _python(given: _Test) -> Iterator[TestSection]:
     test = given.part("python", "imports", "pip_check", "python_version")
     pip = test.get("pip_check", True) is True
     versions = test.get("python_version")
+    if versions == []:
+        raise given.wrong("python_version is an empty list, with which none of it would run")
     for version in dict.fromkeys(versions) if isinstance(versions, list) else [versions]:
         requires = ("pip",) if pip else ()
         if version is not None:
