@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -27,11 +28,13 @@ from pytest_manualbuild.recipe import specs
 _META = "meta.yaml"
 _TEST, _RECIPE = "info/test/", "info/recipe/"
 _REQUIRES = "test_time_dependencies.json"
-# The folders of the builder's machine that conda-build writes into commands.
+_PATH = re.compile(r"(?:/[\w.+-]+)+")
+# The folders of the builder's machine that conda-build writes into commands, where a path begins:
+# tried at each of its folders, a path of 200 kB would take half an hour.
 _FOLDERS = (
-    (re.compile(r"(?:/[\w.+-]+)+/_h_env[_placehod]*"), "$PREFIX"),
-    (re.compile(r"(?:/[\w.+-]+)+/_build_env\b"), "$BUILD_PREFIX"),
-    (re.compile(r"(?:/[\w.+-]+)+/[\w.+-]+_\d{13}/work\b"), "$SRC_DIR"),
+    (re.compile(r"\A/.+/_h_env[_placehod]*"), "$PREFIX"),
+    (re.compile(r"\A/.+/_build_env\b"), "$BUILD_PREFIX"),
+    (re.compile(r"\A/.+/[\w.+-]+_\d{13}/work\b"), "$SRC_DIR"),
 )
 _ERRORLEVEL = re.compile(r"IF %ERRORLEVEL% NEQ 0 exit( /B)? 1", re.IGNORECASE)
 # create_test.py: what it writes around scripts, and a line for each import.
@@ -116,8 +119,12 @@ def _section(own: Path, whole: Path, artifact: Artifact) -> TestSection:
 
 def _local(command: str) -> str:
     for pattern, variable in _FOLDERS:
-        command = pattern.sub(variable, command)
+        command = _PATH.sub(partial(_without_folder, pattern, variable), command)
     return command
+
+
+def _without_folder(pattern: re.Pattern[str], variable: str, path: re.Match[str]) -> str:
+    return pattern.sub(variable, path.group())
 
 
 def _altered(

@@ -293,3 +293,30 @@ def test_hostile_archives_are_findings(tmp_path: Path) -> None:
     (found,) = audit.audit(path)
 
     assert (found.code, found.severity) == ("archive-hidden-data", "error")
+
+
+@pytest.mark.parametrize(
+    ("late", "wanted"),
+    [
+        ("info/tests/tests.yaml", {("info/tests/tests.yaml", "archive-late-info")}),
+        ("info/tests", set()),
+        ("share/tests.yaml", set()),
+    ],
+)
+def test_a_file_of_info_behind_the_others_is_a_finding(
+    tmp_path: Path, late: str, wanted: set[tuple[str, str]]
+) -> None:
+    """Installers take it; who reads the tests that a package carries stops before it."""
+    staged = {"lib/a": builder.Staged(data=b"x")}
+    built = builder.Built(recipe=None, files=staged, subdir="linux-64", name="odd", version="1")
+    (path,) = builder.write(built, tmp_path, ".tar.bz2")
+    unpacked = io.BytesIO(bz2.decompress(path.read_bytes()))
+    with tarfile.open(fileobj=unpacked, mode="a") as packed:
+        member = tarfile.TarInfo(late)
+        member.type = tarfile.REGTYPE if "." in late else tarfile.DIRTYPE
+        packed.addfile(member, io.BytesIO())
+    path.write_bytes(bz2.compress(unpacked.getvalue()))
+
+    found = {(one.file, one.code) for one in audit.audit(path) if one.code.startswith("archive")}
+
+    assert found == wanted

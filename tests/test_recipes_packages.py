@@ -188,6 +188,22 @@ def test_an_honest_package_carries_the_tests_of_its_recipe(
     assert reasons(*build(tmp_path, nothing)) == []
 
 
+def test_a_path_of_the_builders_machine_is_found_in_a_command_of_any_length(
+    tmp_path: Path,
+) -> None:
+    """One that looks like such a path all along once took half an hour to compare."""
+    head = "package:\n  name: odd\n  version: '1'\ntest:\n  commands:\n"
+    endless, prefix = "/a" * 100_000, "/home/karla/conda-bld/odd_1/_h_env_placehold_placehold"
+    reviewed, carries = (
+        write(folder, f"{head}    - test -n {endless}\n    - test -e {where}/bin\n", {})
+        for folder, where in ((tmp_path / "recipe", "$PREFIX"), (tmp_path / "built", prefix))
+    )
+    staged = {"bin/odd": builder.Staged(data=b"odd")}
+    built = builder.Built(recipe=carries, files=staged, subdir="linux-64")
+
+    assert reasons(reviewed, builder.write(built, tmp_path, ".conda")[0]) == []
+
+
 def test_an_output_with_a_script_of_its_own_is_the_same(tmp_path: Path) -> None:
     folder, path = output(tmp_path, nothing, "odd-part")
 

@@ -10,6 +10,7 @@ import pytest
 from pytest_manualbuild import recipe
 from pytest_manualbuild.errors import RecipeError
 from pytest_manualbuild.model import Output
+from pytest_manualbuild.recipe import document, engine
 
 HEAD = "package:\n  name: odd\n  version: '1'\n"
 
@@ -533,3 +534,22 @@ def test_a_mistake_is_one_line_with_file_and_place(tmp_path: Path, text: str, sa
     assert line.startswith(str(tmp_path / "recipe/meta.yaml"))
     assert "\n" not in line
     assert "Error" not in line
+
+
+def test_outputs_that_are_many_read_their_common_text_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load = document.load
+
+    def counted(text: str, *more: Any, **named: Any) -> Any:
+        read.append(text)
+        return load(text, *more, **named)
+
+    monkeypatch.setattr(document, "load", counted)
+    (tmp_path / "meta.yaml").write_text(
+        HEAD + "outputs:\n" + "".join(f"  - name: out{number}\n" for number in range(40))
+    )
+
+    assert len(engine.render(tmp_path, subdir="linux-64")) == 40
+    assert len(read) < 10

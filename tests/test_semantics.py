@@ -62,6 +62,31 @@ def test_perl_imports_are_used_and_their_versions_compared(tmp_path: Path) -> No
     assert found["imports[perl]: strict 'refs'"] == ("passed", "ok")
 
 
+@pytest.mark.parametrize(
+    ("language", "module", "text"),
+    [
+        ("perl", "Odd.pm", "package Odd; our $VERSION = 7; exit 0; 1;\n"),
+        ("lua", "Odd.lua", "os.exit(0)\n"),
+    ],
+)
+def test_an_import_that_ends_its_process_with_0_failed(
+    tmp_path: Path, language: str, module: str, text: str
+) -> None:
+    real = on_this_machine(language, "lua5.4", "lua5.3")
+    channel = stand_in(tmp_path, language, language, real)
+    activate = "export PERL5LIB=$CONDA_PREFIX/lib LUA_PATH=$CONDA_PREFIX/lib/?.lua\n"
+    staged = {f"lib/{module}": text, "etc/conda/activate.d/odd.sh": activate}
+    imports = "test:\n  imports:\n    - Odd\n    - Same\n"
+    staged[f"lib/{module.replace('Odd', 'Same')}"] = "1;\n" if language == "perl" else "\n"
+    write_package(tmp_path, imports, name=f"{language}-odd", staged=staged)
+
+    run_local(tmp_path, "--channel", channel)
+
+    found = outcomes(tmp_path)
+    assert found[f"imports[{language}]: Odd"] == ("failed", "exit-status")
+    assert found[f"imports[{language}]: Same"] == ("passed", "ok")
+
+
 def test_lua_imports_and_script(tmp_path: Path) -> None:
     channel = stand_in(tmp_path, "lua", "lua", on_this_machine("lua", "lua5.4", "lua5.3"))
     write_package(

@@ -300,7 +300,10 @@ def test_ruby_and_r_load_each_with_the_environments_own_program(
     """The program is a stand-in that fails for all but `json`: this machine may have none."""
     fake = tmp_path / "fake"
     wanted = loads.format("json")
-    fake.write_text(f'#!/bin/sh\necho "got $*"\ntest "$*" = "{wanted}"\n')
+    reached = ': >"$MANUALBUILD_REACHED"'
+    fake.write_text(
+        f'#!/bin/sh\necho "got $*"\ncase "$*" in "{wanted}; "*) {reached} ;; *) exit 1 ;; esac\n'
+    )
     fake.chmod(0o755)
     channel = stand_in(tmp_path, package, program, str(fake))
 
@@ -363,6 +366,7 @@ def downstream_channel(tmp_path: Path) -> str:
         "- script: echo second\n- downstream: more\n",
         "sad": "- script: 'true'\n- script: test -f $PREFIX/share/p/gone\n",
         "silent": "",
+        "idle": "- script: '# to do'\n",
     }.items():
         build(write(tmp_path / name, noarch(name, tests, run="p")), channel)
     old = tmp_path / "old"

@@ -74,7 +74,8 @@ def _rattler_build(info: Path, name: str) -> Iterator[TestSection]:
         from pytest_manualbuild.recipe import rattler_tests  # noqa: PLC0415 # YAML is slow to load
 
         for section in rattler_tests.packaged(path.read_bytes(), name, beside=True):
-            if not section.downstreams:
+            # What a package must contain is looked at when it is built, in its own files.
+            if not section.downstreams and not section.contents:
                 yield section
 
 

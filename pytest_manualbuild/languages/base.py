@@ -10,6 +10,7 @@ import msgspec
 
 from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.model import Check, CheckKind
+from pytest_manualbuild.shells import SYSTEM_PATH
 
 Numbered = tuple[int, Check]
 """A check with its position in the plan."""
@@ -31,9 +32,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         """Return the line that says that these checks ended, with a status in shell syntax."""
         return f'mark "{self.marks.new(Said.ENDED, *numbers)} {status}"\n'
 
-    def measured(self, number: int, command: str) -> str:
-        """Return the lines that run a command as one check."""
-        return f"{self.begin(number)}_mb_status=0\n{command} || _mb_status=$?\n{self.end(number)}"
+    def measured(self, number: int, command: str, judge: str = "") -> str:
+        """Return the lines that run a command as one check; ``judge`` may change its status."""
+        run = f"_mb_status=0\n{command} || _mb_status=$?\n{judge}"
+        return f"{self.begin(number)}{run}{self.end(number)}"
 
 
 class BatchSite(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +93,18 @@ class TestLanguage(Protocol):
         ...
 
 
+REACHED = "MANUALBUILD_REACHED"
+"""The variable that names the file by which an import says that it came to its end."""
+# What is loaded may end the process with 0: what it did not come back from was not loaded.
+_LOAD = """\
+_mb_reached=${{_mb_work%/*}}/reached
+PATH={system} rm -f "$_mb_reached"
+"""
+_CAME_BACK = """\
+if [ "$_mb_status" = 0 ] && [ ! -e "$_mb_reached" ]; then _mb_status="0 died"; fi
+"""
+
+
 class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
     """A language whose scripts and imports each run in a process of their own."""
 
@@ -102,6 +116,8 @@ class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
     """The same on Windows."""
     load: Callable[[Check], str]
     """Returns the text of a program that does an import."""
+    reached: str
+    """What that program says last, but on Windows: a statement that makes the file ``REACHED``."""
 
     def piece(self, checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
         """Return the script that runs these checks."""
@@ -111,9 +127,12 @@ class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
             if check.kind is CheckKind.SCRIPT:
                 files[check.text] = scripts[check.text]
                 words = f'"$_mb_work"/{shlex.quote(check.text)}'
+                text += site.measured(number, f'"$PREFIX/{self.program}" {words}')
             else:
-                words = f"-e {shlex.quote(self.load(check))}"
-            text += site.measured(number, f'"$PREFIX/{self.program}" {words}')
+                words = f"-e {shlex.quote(f'{self.load(check)}; {self.reached}')}"
+                command = f'{REACHED}=$_mb_reached "$PREFIX/{self.program}" {words}'
+                text += _LOAD.format(system=SYSTEM_PATH)
+                text += site.measured(number, command, _CAME_BACK)
         return Piece(script=text, files=files)
 
     def batch(

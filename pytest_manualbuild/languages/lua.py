@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.languages.base import REACHED, ProcessEach
 from pytest_manualbuild.model import Check
 
 
@@ -16,4 +16,5 @@ LANGUAGE = ProcessEach(
     program="bin/lua",
     windows=r"Library\bin\lua.exe",
     load=_load,
+    reached=f'io.open(os.getenv("{REACHED}"), "w"):close()',
 )

@@ -8,7 +8,7 @@ and one of a ``recipe.yaml`` has none either.
 
 from __future__ import annotations
 
-from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.languages.base import REACHED, ProcessEach
 from pytest_manualbuild.model import Check, CheckKind
 
 _VERSION = r"""
@@ -31,4 +31,5 @@ LANGUAGE = ProcessEach(
     program="bin/perl",
     windows=r"Library\bin\perl.exe",
     load=_load,
+    reached=f'open(my $reached, ">", $ENV{{{REACHED}}});',
 )

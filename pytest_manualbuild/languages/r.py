@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.languages.base import REACHED, ProcessEach
 from pytest_manualbuild.model import Check
 
 
@@ -16,4 +16,5 @@ LANGUAGE = ProcessEach(
     program="bin/Rscript",
     windows=r"Scripts\Rscript.exe",
     load=_load,
+    reached=f'invisible(file.create(Sys.getenv("{REACHED}")))',
 )

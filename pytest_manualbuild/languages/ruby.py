@@ -5,7 +5,7 @@ conda-build knows no Ruby; rattler-build does (``recipe.yaml``).
 
 from __future__ import annotations
 
-from pytest_manualbuild.languages.base import ProcessEach
+from pytest_manualbuild.languages.base import REACHED, ProcessEach
 from pytest_manualbuild.model import Check
 
 
@@ -20,4 +20,5 @@ LANGUAGE = ProcessEach(
     program="bin/ruby",
     windows=r"Library\bin\ruby.exe",
     load=_load,
+    reached=f"File.write(ENV['{REACHED}'], '')",
 )

@@ -86,6 +86,7 @@ def findings(found: Iterable[Member], subdir: str) -> Iterator[Finding]:
         yield from _type(member, subdir)
     yield from _collisions(everything, subdir)
     yield from _links(everything)
+    yield from _late(everything)
 
 
 def _error(code: str, member: Member, message: str, remedy: str = _REBUILD) -> Finding:
@@ -210,6 +211,21 @@ def _links(everything: tuple[Member, ...]) -> Iterator[Finding]:
                 earlier.add(member.name)
         elif member.kind is Kind.FILE:
             earlier.add(member.name)
+
+
+def _late(everything: tuple[Member, ...]) -> Iterator[Finding]:
+    """Yield files of ``info/`` where it is over for who reads no more than that.
+
+    What unpacks the whole takes them all the same, tests and dependencies included.
+    """
+    begun = over = False
+    for member in everything:
+        inside = member.name.startswith("info/")
+        if inside and over and member.kind is not Kind.FOLDER:
+            message = "It stands behind other files than those of info/, where few look for it."
+            yield _error("late-info", member, message)
+        begun = begun or member.name == "info/index.json"
+        over = begun and (over or not inside)
 
 
 def _symlink(member: Member, links: dict[str, str]) -> Iterator[Finding]:

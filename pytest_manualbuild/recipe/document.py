@@ -120,6 +120,12 @@ def load(text: str, file: str, *, as_: type = RECIPE) -> Any:  # noqa: ANN401 # 
         raise RecipeError(f"{file}: YAML: {str(error)[:80]}.", remedy="Correct it.") from error
 
 
+@lru_cache(maxsize=4)
+def shared(text: str, file: str) -> Any:  # noqa: ANN401 # it is YAML
+    """Return what ``load`` does, for who only reads it: many outputs ask for the same text."""
+    return load(text, file)
+
+
 def _limit(text: str, file: str, loader: type) -> None:
     """Refuse a text with too many values, each alias counted as all that it stands for."""
     sizes: dict[str, int] = {}

@@ -384,7 +384,7 @@ class Metadata:
         """Return this output's section, rendered by itself (``get_rendered_output``)."""
         text = self.text(_BEFORE_PACKAGE, top=True) + "\n" + self.text(_OUTPUTS, top=True)
         rendered = self.render(Selected(text=text.rstrip(), numbers=()), strict=False)
-        tree = document.load(rendered, self.source.file)
+        tree = document.shared(rendered, self.source.file)
         outputs = tree.get("outputs") if isinstance(tree, dict) else None
         for out in outputs if isinstance(outputs, list) else []:
             if isinstance(out, dict) and out.get("name") == self.value("package", "name"):
