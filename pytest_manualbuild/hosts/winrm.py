@@ -108,7 +108,6 @@ class _WinrmMachine(FarMachine):
         super().__init__(host, run, folder)
         self._host = host
         self._client: Client | None = None
-        self._folders: set[str] = set()
         self._made = {
             "kind": "winrm", "host": host.name, "folder": folder, "address": host.address or "",
             "port": str(host.port or ""), "https": "yes" if host.https else "no",
@@ -150,17 +149,10 @@ class _WinrmMachine(FarMachine):
         for path in [source, *sorted(source.rglob("*"))]:
             there = "\\".join([target, *path.relative_to(source).parts])
             if path.is_dir():
-                self._calls.feed(f"{self._makes(there)}cd.", (), deadline - time.monotonic())
+                self._calls.feed(f"{_makes(there)}cd.", (), deadline - time.monotonic())
             else:
                 with path.open("rb") as file:
                     self._upload(there, file, deadline)
-
-    def _makes(self, folder: str) -> str:
-        """Return the beginning of a line that makes a folder and those above it; known ones not."""
-        if folder in self._folders:
-            return ""
-        self._folders.add(folder)
-        return f"mkdir {_quoted(folder)} 2>nul&"
 
     def _upload(self, path: str, file: IO[bytes], deadline: float) -> None:
         """Have findstr take lines of base64, and certutil make the file of them."""
@@ -169,7 +161,7 @@ class _WinrmMachine(FarMachine):
         pieces = _bundled(file)
         first = next(pieces, b"")
         makes = f"findstr /v # >{text}&certutil -f -decode {text} {target}&del {text}"
-        line = self._makes(above) + (makes if first else f"type nul >{target}")
+        line = _makes(above) + (makes if first else f"type nul >{target}")
         given = itertools.chain([first], pieces) if first else ()
         # On a full disk these programs leave a part and say nothing.
         line += f"&for %I in ({target}) do @echo size=%~zI"
@@ -196,6 +188,14 @@ class _WinrmMachine(FarMachine):
         if self._client is not None:
             self._client.close()
             self._client = None
+
+
+def _makes(folder: str) -> str:
+    """Return the beginning of a line that makes a folder and those above it, if they are not there.
+
+    Each file says it again: what an earlier line did is not known, and cmd needs no process for it.
+    """
+    return f"mkdir {_quoted(folder)} 2>nul&"
 
 
 def _bundled(file: IO[bytes]) -> Iterator[bytes]:
