@@ -8,7 +8,7 @@ archive-absolute archive-escape archive-name archive-backslash archive-control a
 archive-reserved archive-long archive-duplicate archive-case archive-link-absolute
 archive-link-escape archive-hardlink archive-through-link archive-size-of-link
 archive-size-twice archive-part archive-container archive-hidden-data archive-size
-archive-ratio archive-members archive-time
+archive-ratio archive-members archive-late-info archive-time
 index-missing index-invalid index-name index-subdir index-noarch index-depends
 paths-missing paths-duplicate paths-unlisted paths-absent paths-sha256 paths-size paths-type
 paths-files prefix-files prefix-kept prefix-mode recipe-missing recipe-unreadable
