@@ -7,12 +7,14 @@ package is good; the record says where it came from (``build_record``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,30 +245,30 @@ def _follow(job: _Job, log: Path, tell: Tell) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that all of it can be ended
         )
+        # A signal that comes while `Popen.wait` takes its lock leaves that locked, and the next
+        # wait would never end. Signals come to the main thread alone.
+        waiting = threading.Thread(target=process.wait, daemon=True)
         try:
+            waiting.start()
             while True:
-                try:
-                    status: int | None = process.wait(_TAIL_S)
-                except subprocess.TimeoutExpired:
-                    status = None
+                waiting.join(_TAIL_S)
+                ended = not waiting.is_alive()
                 while chunk := seen.read(_CHUNK):
                     tell(chunk)
-                if status is not None:
-                    return status
+                if ended:
+                    return process.returncode
         finally:
             _remove_containers(job)  # without its container the engine's client ends at once
-            _end(process)
+            _end(process.pid, waiting)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(group: int, waiting: threading.Thread) -> None:
     """End what is left of a build, first in the way that Ctrl-C does."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(ENDING_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    for number, limit_s in ((signal.SIGINT, ENDING_S), (signal.SIGKILL, None)):
+        if waiting.is_alive():
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                os.killpg(group, number)
+            waiting.join(limit_s)
 
 
 def _present(artifacts: Path) -> dict[Path, tuple[int, ...]]:

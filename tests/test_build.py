@@ -199,6 +199,40 @@ def test_an_interrupted_build_leaves_no_container_and_says_so(
     assert containers() == ""
 
 
+# Ctrl-C at the worst moment: when the lock of who waits for the build was just taken. And, where
+# no such moment comes, two seconds later.
+WORST = """\
+import os, signal, subprocess, sys, threading
+from pytest_manualbuild import cli
+
+def lines(frame, event, _):
+    popen = frame.f_locals["self"]
+    if popen._waitpid_lock.locked() and "run_docker_build" in str(popen.args):
+        later.cancel()
+        raise KeyboardInterrupt
+    return lines
+
+def calls(frame, event, _):
+    return lines if frame.f_code is subprocess.Popen._wait.__code__ else None
+
+later = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+later.start()
+sys.settrace(calls)
+sys.exit(cli.main(["build", "."]))
+"""
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_build_that_is_interrupted_at_the_worst_moment_ends(tmp_path: Path) -> None:
+    feedstock(tmp_path, steps="echo under way; sleep 600")
+
+    ran = command(sys.executable, "-c", WORST, cwd=tmp_path, timeout_s=60)
+
+    assert ran.status == 130, ran.out
+    assert record_of(tmp_path)["state"] == "interrupted"
+    assert containers() == ""
+
+
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize(
     ("words", "change", "said"),
