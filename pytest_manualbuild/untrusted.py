@@ -54,6 +54,16 @@ def sha256(path: Path, most: int) -> str:
     return digest.hexdigest()
 
 
+def stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is written, moved or replaced.
+
+    A change of its inode shows in a time that nobody sets by hand.
+    """
+    return (
+        status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+    )  # fmt: skip
+
+
 def files(folder: Path) -> list[Path]:
     """Return what lies below a folder and is none itself, sorted: files, and links to anything.
 

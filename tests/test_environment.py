@@ -75,27 +75,43 @@ def test_what_a_host_s_tests_did_to_a_shared_environment_reaches_no_other_host(
     assert file.read_bytes() == b"odd\n"
 
 
-def test_an_altered_copy_of_the_package_is_copied_again(
+def test_a_package_that_is_altered_during_a_run_is_not_read(
     environments: Environments, artifact: Artifact
 ) -> None:
-    copy = environments.copy_of(artifact)
+    with environments.reading(artifact) as path:
+        assert str(path) == artifact.path
 
-    alter(copy)
+    alter(path)
 
-    assert environments.copy_of(artifact) == copy
-    assert files.sha256_of(copy) == artifact.sha256
+    with (
+        pytest.raises(EnvironmentBroken, match="changed since the run was planned"),
+        environments.reading(artifact),
+    ):
+        pass
+
+
+def test_a_package_that_goes_away_during_a_run_is_an_error_that_names_it(
+    environments: Environments, artifact: Artifact
+) -> None:
+    Path(artifact.path).unlink()
+
+    with pytest.raises(
+        EnvironmentBroken, match=f"{artifact.filename}: cannot be read: No such file"
+    ):
+        linked(environments, artifact)
 
 
 def test_hosts_of_one_solution_have_one_environment_whose_bytes_are_read_once(
     environments: Environments, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = linked(environments, artifact)
-    monkeypatch.setattr(files, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
+    for module in (files, package):
+        monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
 
     assert linked(environments, artifact) == first
 
 
-def test_a_copy_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
+def test_a_package_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing that was unpacked from other bytes may stand in for the package in a later run."""
@@ -110,23 +126,25 @@ def test_a_copy_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
         evil_folder, TESTS, subdir="linux-64", staged={"bin/tool": f"#!{placeholder}\nevil\n"}
     )
     (evil,) = evil_folder.rglob("*.conda")
+    good = Path(artifact.path).read_bytes()
     ask = Solver.ask
 
     def tampering(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
         if verb == "link":
-            shutil.copyfile(evil, files.copy_in(tmp_path / "cache", artifact))
+            shutil.copyfile(evil, artifact.path)
         return ask(self, verb, timeout_s, **what)
 
     with Environments(tmp_path / "cache", ()) as first, monkeypatch.context() as patch:
         patch.setattr(Solver, "ask", tampering)
-        with pytest.raises(EnvironmentBroken, match="changed while it was linked"):
+        with pytest.raises(EnvironmentBroken, match="changed while it was read"):
             linked(first, artifact)
+    Path(artifact.path).write_bytes(good)
 
     with Environments(tmp_path / "cache", ()) as second:
         assert "good" in (linked(second, artifact) / "bin/tool").read_text()
 
 
-def test_runs_that_begin_together_with_an_empty_cache_share_one_copy(tmp_path: Path) -> None:
+def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_path: Path) -> None:
     recipe = write_package(tmp_path, TESTS, staged={"share/big": os.urandom(8 << 20)})
     (path,) = package.find(recipe, None)
     artifact = package.read(path)

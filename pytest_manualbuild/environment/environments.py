@@ -1,8 +1,9 @@
 """Makes the environment in which a package is tested: solved for the host, linked once.
 
-What is linked are exactly the artifact's bytes: they are copied while they are
-hashed, given to the solver in a channel of their own, and compared with the
-linked files afterwards (py-rattler checks no hashes of ``file://`` packages).
+What is linked are exactly the artifact's bytes: they are hashed, given to the
+solver in a channel of their own, and compared with the linked files afterwards
+(py-rattler checks no hashes of ``file://`` packages); the file must not have been
+touched from the one to the other.
 """
 
 from __future__ import annotations
@@ -148,45 +149,36 @@ class Environments:
             remedy="Free some space." if full else "Check the folder's permissions.",
         )
 
-    def copy_of(self, artifact: Artifact) -> Path:
-        """Return a copy of the package file that has the planned bytes; EnvironmentBroken if not.
+    @contextlib.contextmanager
+    def reading(self, artifact: Artifact) -> Iterator[Path]:
+        """Give a package file that has the planned bytes from beginning to end.
 
-        It lies in the cache, where nobody replaces it during a run.
+        EnvironmentBroken if not; then nothing that was unpacked from it stays.
         """
         self._private_channel(artifact)
-        return files.copy_in(self._cache, artifact)
+        path = Path(artifact.path)
+        with self._one_at_a_time(artifact.sha256):
+            _, known = self._seen.get(path, (0.0, 0))
+        yield path
+        if files.state(path) != known:
+            shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
+            raise EnvironmentBroken(
+                f"{path}: it changed while it was read.",
+                remedy=files.LEAVE_ALONE,
+            )
 
     def _private_channel(
         self, artifact: Artifact
     ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-        copy = files.copy_in(self._cache, artifact)
+        path = Path(artifact.path)
         asked_s = time.monotonic()
         with self._one_at_a_time(artifact.sha256):
-            if artifact.sha256 not in self._private or self._changed(copy, asked_s):
-                found = files.private_channel(self._cache, artifact)
-                self._private[artifact.sha256] = found
-                self._know(copy)
+            if artifact.sha256 not in self._private or self._changed(path, asked_s):
+                # Looked at first: what changes while its bytes are read shows at the next look.
+                looked_s, known = time.monotonic(), files.state(path)
+                self._private[artifact.sha256] = files.private_channel(self._cache, artifact)
+                self._seen[path] = looked_s, known
         return self._private[artifact.sha256]
-
-    @contextlib.contextmanager
-    def _unchanged(self, artifact: Artifact | None) -> Iterator[None]:
-        """Do what takes the copy of a package, and see that it was the one whose bytes are known.
-
-        EnvironmentBroken if not; then nothing that came of it stays.
-        """
-        if artifact is None:
-            yield
-            return
-        copy = files.copy_in(self._cache, artifact)
-        with self._one_at_a_time(artifact.sha256):
-            _, known = self._seen.get(copy, (0.0, 0))
-        yield
-        if files.state(copy) != known:
-            shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
-            raise EnvironmentBroken(
-                f"{copy}: it changed while it was linked.",
-                remedy="Leave the cache alone during a run, and run again.",
-            )
 
     def _know(self, path: Path) -> None:
         """Note the state of a file or folder whose bytes are known."""
@@ -303,7 +295,7 @@ class Environments:
         asked_s: float,
     ) -> Path:
         def link(target: Path) -> None:
-            with self._unchanged(artifact):
+            with self.reading(artifact) if artifact is not None else contextlib.nullcontext():
                 said = self._solver.ask(
                     "link",
                     LINK_S,

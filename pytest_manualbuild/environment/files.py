@@ -1,4 +1,4 @@
-"""The files behind an environment: private copies, and whether bytes are what was said of them."""
+"""The files behind an environment: channels of packages, and whether bytes are what was said."""
 
 from __future__ import annotations
 
@@ -13,64 +13,57 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pytest_manualbuild.errors import ChannelError, EnvironmentBroken
-from pytest_manualbuild.hosts.runs import locked
+from pytest_manualbuild import package, untrusted
+from pytest_manualbuild.errors import ArtifactError, ChannelError, EnvironmentBroken
 from pytest_manualbuild.model import Artifact
-from pytest_manualbuild.package import archive, entries
+from pytest_manualbuild.package import archive
 
-
-def copy_in(cache: Path, artifact: Artifact) -> Path:
-    """Return where the cache keeps its copy of a package file, in a channel of its own."""
-    return cache / "artifacts" / artifact.sha256 / artifact.subdir / artifact.filename
+LEAVE_ALONE = "Leave the packages alone during a run, and run again."
+"""What to do where a package changed."""
 
 
 def private_channel(
     cache: Path, artifact: Artifact
 ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    """Copy the artifact into a channel of its own; return its URL, index and paths.
+    """Make a channel that holds the artifact alone; return its URL, index and paths.
 
     Raises EnvironmentBroken if the file no longer has the planned bytes.
     """
-    target = copy_in(cache, artifact)
-    folder = target.parents[1]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Whoever replaced it once more would have others take it for changed.
-    with locked(folder.with_suffix(".lock")):
-        if not target.is_file() or sha256_of(target) != artifact.sha256:
-            with replacing(target) as copy:
-                shutil.copyfile(artifact.path, copy)
-                if sha256_of(copy) != artifact.sha256:
-                    raise EnvironmentBroken(
-                        f"{artifact.path}: it changed since the run was planned.",
-                        remedy="Leave the packages alone during a run, and run again.",
-                    )
+    path = Path(artifact.path)
+    try:
+        changed = package.sha256_of(path) != artifact.sha256
+        why = f"{path}: it changed since the run was planned."
+    except ArtifactError as error:
+        changed, why = True, error.problem
+    if changed:
+        raise EnvironmentBroken(why, remedy=LEAVE_ALONE)
     index: dict[str, Any] = {}
     paths: list[dict[str, Any]] = []
-    for name, content in archive.info_members(target):
+    for name, content in archive.info_members(path):
         if name == "info/index.json":
             index = json.loads(content)
         elif name == "info/paths.json":
-            paths = entries(target, content)
-    _describe(folder, [(artifact, index)])
-    return folder.as_uri(), index, paths
+            paths = package.entries(path, content)
+    return _channel(cache / "channels", [(artifact, index)]), index, paths
 
 
 def common_channel(cache: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> str:
-    """Make a channel of packages, with their indexes, that are in the cache; return its URL."""
-    names = sorted(f"{one.sha256} {one.subdir}/{one.filename}" for one, _ in packages)
-    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    folder = cache / "together" / digest[:32]
+    """Make a channel of packages with these indexes; return its URL."""
+    return _channel(cache / "together", packages)
+
+
+def _channel(place: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> str:
+    """Make a channel of links to packages, where the same ones have always the same."""
+    names = sorted(
+        f"{one.sha256} {one.subdir}/{one.filename} {Path(one.path).absolute()}"
+        for one, _ in packages
+    )
+    folder = place / hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
     for artifact, _ in packages:
-        place = folder / artifact.subdir / artifact.filename
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(place) as link:
-            link.symlink_to(copy_in(cache, artifact))
-    _describe(folder, packages)
-    return folder.as_uri()
-
-
-def _describe(folder: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> None:
-    """Write what a channel holds."""
+        link = folder / artifact.subdir / artifact.filename
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(link) as fresh:
+            fresh.symlink_to(Path(artifact.path).absolute())
     for subdir in {"noarch", *(artifact.subdir for artifact, _ in packages)}:
         described: dict[str, Any] = {
             "info": {"subdir": subdir},
@@ -82,10 +75,11 @@ def _describe(folder: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]])
                 section = "packages.conda" if artifact.filename.endswith(".conda") else "packages"
                 record = {**index, "sha256": artifact.sha256, "size": artifact.size}
                 described[section][artifact.filename] = record
-        place = folder / subdir / "repodata.json"
-        place.parent.mkdir(exist_ok=True)
-        with replacing(place) as file:
+        repodata = folder / subdir / "repodata.json"
+        repodata.parent.mkdir(exist_ok=True)
+        with replacing(repodata) as file:
             file.write_text(json.dumps(described))
+    return folder.as_uri()
 
 
 def check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> None:
@@ -134,26 +128,21 @@ def own_files(prefix: Path) -> None:
 def state(path: Path) -> int:
     """Return what changes when anything at or below a path is written, moved or replaced.
 
-    It reads no bytes. A change of a file's inode shows in a time that nobody sets by hand. Within
-    this process only; 0 where nothing is.
+    It reads no bytes. Within this process only; 0 where nothing is.
     """
     seen = []
     try:
-        seen.append(("", _inode(path.lstat())))
+        seen.append(("", untrusted.stamp(path.stat())))
         folders = [os.fspath(path)] if path.is_dir() else []
         while folders:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    seen.append((entry.path, _inode(entry.stat(follow_symlinks=False))))
+                    seen.append((entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))))
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
     except FileNotFoundError:
         return 0
     return hash(frozenset(seen)) or 1
-
-
-def _inode(said: os.stat_result) -> tuple[int, ...]:
-    return (said.st_ino, said.st_mode, said.st_size, said.st_mtime_ns, said.st_ctime_ns)
 
 
 def sha256_of(path: Path) -> str:

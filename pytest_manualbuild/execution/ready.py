@@ -208,8 +208,8 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
         (described,) = section.planned.sections
         try:
             artifact = section.planned.artifact
-            paths = package.paths(self.environments.copy_of(artifact))
-            found = contents.problems(artifact, described.contents, list(paths))
+            with self.environments.reading(artifact) as path:
+                found = contents.problems(artifact, described.contents, list(package.paths(path)))
         except ArtifactError as error:
             self._all(section, Outcome.FAILED, Cause.CONTENTS, error.problem)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ _MOST_NUMBER = 1 << 63  # what solvers keep build numbers and times in
 _VARIANT = "info/hash_input.json"
 _PATHS = "info/paths.json"
 TESTS = "info/tests/tests.yaml"
+_hashed: dict[Path, tuple[tuple[int, ...], str]] = {}
+"""What files had which sha256 when this process read them, and their stamps then."""
 
 
 def find(recipe_folder: Path, artifacts: Path | None) -> list[Path]:
@@ -101,20 +104,39 @@ def read(path: Path) -> Artifact:
     return artifact
 
 
+def sha256_of(path: Path) -> str:
+    """Return a package file's sha256; ArtifactError if it cannot be read.
+
+    What this process has read already, and nobody touched since, is not read once more.
+    """
+    try:
+        with untrusted.opened(path, sys.maxsize) as file:
+            stamp = untrusted.stamp(os.fstat(file.fileno()))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    known = _hashed.get(path)
+    return known[1] if known and known[0] == stamp else _hash(path)[0]
+
+
 def _hash(path: Path) -> tuple[str, int]:
     digest = hashlib.sha256()
     size = 0
     try:
         # A pipe or device would keep whoever opens it waiting for ever.
         with untrusted.opened(path, sys.maxsize) as file:
+            stamp = untrusted.stamp(os.fstat(file.fileno()))
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
+            if untrusted.stamp(os.fstat(file.fileno())) == stamp:
+                _hashed[path] = stamp, digest.hexdigest()
     except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be read: {error.strerror}.", remedy="Check --artifacts."
-        ) from error
+        raise _unreadable(path, error) from error
     return digest.hexdigest(), size
+
+
+def _unreadable(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"{path}: cannot be read: {error.strerror}.", remedy="Check --artifacts.")
 
 
 def _object(path: Path, name: str, content: bytes) -> dict[str, Any]:
