@@ -92,13 +92,14 @@ def install(name: str, filename: str, channels: list[str]) -> None:
     demo_run = Run.begin()
     try:
         facts = hosts.provider("local").probe(machine, demo_run, lambda _: None)
+        place = str(demo_run.folder / "installed")
         with Environments(cache_folder(), channels) as environments:
             linked = environments.prepare(
                 package.read(OUTPUT / "channel" / filename),
                 requires=[],
                 virtual_packages=virtual_packages(facts, machine.subdir),
                 subdir=machine.subdir,
-                placement=Placement(root=str(demo_run.folder / "installed"), in_place=True),
+                placement=Placement(root=place, folder=place, in_place=True),
                 progress=lambda _: None,
             )
         environ = {**os.environ, "PATH": f"{linked.prefix}/bin:{os.environ['PATH']}"}

@@ -17,7 +17,7 @@ from pytest_manualbuild.environment import files
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.environment.solver import Solver
 from pytest_manualbuild.errors import EnvironmentBroken
-from pytest_manualbuild.hosts.base import Placement
+from pytest_manualbuild.hosts.base import in_own_root
 from pytest_manualbuild.model import Artifact
 
 TESTS = "test:\n  commands:\n    - 'true'\n"
@@ -45,7 +45,7 @@ def linked(environments: Environments, artifact: Artifact) -> Path:
             requires=(),
             virtual_packages=(("__linux", "6.1"), ("__unix", "0")),
             subdir="linux-64",
-            placement=Placement(root="/opt/manualbuild/odd", in_place=False),
+            placement=in_own_root("0dd" * 8),
             progress=lambda _: None,
         ).path
     )

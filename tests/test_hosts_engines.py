@@ -24,6 +24,7 @@ from conftest import quiet, recipe, results, run_pytest, small_disk, tiny_root, 
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import EnvironmentBroken, HostError, HostUnavailable, Interrupted
 from pytest_manualbuild.hosts import engines, limits
+from pytest_manualbuild.hosts.base import ENVIRONMENTS
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
 from pytest_manualbuild.records import LinkedEnvironment
@@ -172,15 +173,17 @@ def test_an_engine_that_is_stopped_in_the_middle_is_an_error(
     assert list((tmp_path / "cache/runs").iterdir()) == []
 
 
-def test_an_environment_goes_to_another_machine_once_for_all_containers_there(
+def test_environments_go_to_another_machine_once_for_all_containers_there(
     second: dockerd.Engine, ssh_server: sshd.Sshd, run: Run, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     far = over_ssh(ssh_server, second)
-    (tmp_path / "linked/conda-meta").mkdir(parents=True)
-    (tmp_path / "linked/file").write_text("as linked")
-    prefix = "/opt/manualbuild/e"
-    linked = LinkedEnvironment(path=str(tmp_path / "linked"), prefix=prefix, packages=())
+    linked = []
+    for name in ("one", "two"):
+        (tmp_path / name / "conda-meta").mkdir(parents=True)
+        (tmp_path / name / "file").write_text("as linked")
+        prefix = f"{ENVIRONMENTS}/{name}/e"
+        linked.append(LinkedEnvironment(path=str(tmp_path / name), prefix=prefix, packages=()))
     sent: list[str] = []
     put = docker.APIClient.put_archive
 
@@ -189,29 +192,28 @@ def test_an_environment_goes_to_another_machine_once_for_all_containers_there(
         return put(client, container, path, data)
 
     monkeypatch.setattr(docker.APIClient, "put_archive", counted)
-    look = f"cd {prefix} && cat file && echo *"
+    prefix = linked[0].prefix
+    look = f"cd {ENVIRONMENTS}/one/e && cat file && echo * && cd ../../two/e && echo *"
 
     with ThreadPoolExecutor() as pool:
         starts = [
-            pool.submit(hosts.provider("docker").start, far, run, [linked], quiet) for _ in range(3)
+            pool.submit(hosts.provider("docker").start, far, run, linked, quiet) for _ in range(3)
         ]
         first, *others = (start.result(60) for start in starts)
     second.docker("volume", "prune", "-f")  # as somebody's timer may do
     try:
-        first.run(f"echo changed > {prefix}/file; touch {prefix}/more", timeout_s=20)
-        seen = [
-            one.run(f"cd {prefix} && cat file && echo *", timeout_s=20).stdout for one in others
-        ]
+        first.run(f"echo changed >{prefix}/file; touch {prefix}/more", timeout_s=20)
+        seen = [one.run(look, timeout_s=20).stdout for one in others]
     finally:
         for one in (first, *others):
             one.close()
-    fresh = hosts.provider("docker").start(far, run, [linked], quiet)
+    fresh = hosts.provider("docker").start(far, run, linked, quiet)
     seen.append(fresh.run(look, timeout_s=20).stdout)
     fresh.close()
     hosts.sweep(run)
 
-    assert len(sent) == 1
-    assert seen == [b"as linkedconda-meta file\n"] * 3
+    assert len(sent) == 2
+    assert seen == [b"as linkedconda-meta file\nconda-meta file\n"] * 3
     assert second.docker("ps", "-aq").stdout == ""
     assert second.docker("volume", "ls", "-q").stdout == ""
 

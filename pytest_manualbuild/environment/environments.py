@@ -22,7 +22,7 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild.environment import files
-from pytest_manualbuild.environment.prefix import on_windows, padded
+from pytest_manualbuild.environment.prefix import below, on_windows, padded
 from pytest_manualbuild.environment.solver import LINK_S, SOLVE_S, Solver
 from pytest_manualbuild.errors import (
     ArtifactError,
@@ -321,19 +321,22 @@ class Environments:
             names = sorted(one["sha256"] or one["url"] for one in solution["packages"])
             text = json.dumps([names, prefix, solution["version"]])
             key = hashlib.sha256(text.encode()).hexdigest()[:32]
-            target = self._cache / "environments" / key
-            if not self._changed(target, asked_s):
+            layer = self._cache / "environments" / key
+            inside = below(placement.root, prefix)
+            target = layer / inside
+            if not self._changed(layer, asked_s):
                 return target
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target.with_suffix(".lock")):
-                if target.is_dir() and files.first_difference(target, paths):
-                    shutil.rmtree(target)
-                if not target.is_dir():
-                    with tempfile.TemporaryDirectory(dir=target.parent) as fresh:
-                        link(Path(fresh) / "prefix")
-                        (Path(fresh) / "prefix").rename(target)
-        if not placement.in_place:
-            self._know(target)
+            layer.parent.mkdir(parents=True, exist_ok=True)
+            with locked(layer.with_suffix(".lock")):
+                if layer.is_dir() and files.first_difference(target, paths):
+                    shutil.rmtree(layer)
+                if not layer.is_dir():
+                    with tempfile.TemporaryDirectory(dir=layer.parent) as fresh:
+                        made = Path(fresh) / "layer" / inside
+                        made.parent.mkdir(parents=True)
+                        link(made)
+                        (Path(fresh) / "layer").rename(layer)
+            self._know(layer)
         return target
 
     @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -13,10 +13,17 @@ from pytest_manualbuild.package import archive, entries
 PREFIX_LENGTH = 255
 """As conda-build's: what cannot be relocated into a long prefix is found out."""
 _PLACEHOLD = "_test_env_placehold"
-
-
 LONGEST_PATH = 259
 """What most programs of Windows can open."""
+
+
+def below(root: str, prefix: str) -> str:
+    """Return where a prefix is below the folder that holds the root, with ``/``.
+
+    The cache has an environment there, too, so that it can be seen from that folder on.
+    """
+    # Of both kinds of systems: it takes either separator.
+    return PureWindowsPath(prefix).relative_to(PureWindowsPath(root).parent).as_posix()
 
 
 def on_windows(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:

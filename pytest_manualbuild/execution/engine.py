@@ -295,7 +295,7 @@ class Engine:
                 desk.reused = desk.reused or stay.reused
             try:
                 with during(_DOING["provision"]):
-                    make_folders(connection, [preparation.placement(one).root for one in left])
+                    make_folders(connection, [preparation.placement(one).folder for one in left])
                 while left and stay.clean:
                     with desk.phase("run"):
                         self._section(desk, preparation, connection, left.pop(0), stay)
@@ -319,7 +319,7 @@ class Engine:
     def _place(self, host: Host, preparation: Preparation, section: Section) -> Place:
         return Place(
             host=host.name,
-            folder=preparation.placement(section).root,
+            folder=preparation.placement(section).folder,
             logs=self._settings.evidence / "logs" / host.name / section.logs,
             evidence=self._settings.evidence,
         )

@@ -21,7 +21,9 @@ Progress = Callable[[str], None]
 """Called with a few words on what goes on, such as ``pulling debian:12 (40 %)``."""
 
 FOLDER = "/opt/manualbuild"
-"""Where our files and the environments go on a host whose root is its own."""
+"""Where our files go on a host whose root is its own."""
+ENVIRONMENTS = f"{FOLDER}/env"
+"""Where the environments go there: they may be one view that is mounted."""
 MEMORY = "4g"
 PIDS = 1024
 """Limits of a host whose matrix entry names none."""
@@ -62,9 +64,17 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     root: str
     """Folder on the host below which the (padded) prefix goes; no trailing slash."""
+    folder: str
+    """Folder on the host for the files of the tests; no trailing slash."""
     in_place: bool
     """True: link straight into the prefix, which is on this machine, for this host alone.
     False: link once into the cache; the provider shows a copy-on-write view of it at the prefix."""
+
+
+def in_own_root(sha256: str) -> Placement:
+    """Return where an environment goes on a host whose root is its own; linked in the cache."""
+    name = sha256[:8]
+    return Placement(root=f"{ENVIRONMENTS}/{name}", folder=f"{FOLDER}/{name}", in_place=False)
 
 
 class Running(Protocol):

@@ -23,7 +23,7 @@ from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable, during
 from pytest_manualbuild.hosts import engines, facts, images, kept, overlays
 from pytest_manualbuild.hosts.attached import DockerTransport
-from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress
+from pytest_manualbuild.hosts.base import FOLDER, MEMORY, PIDS, Placement, Progress, in_own_root
 from pytest_manualbuild.hosts.kept import Call, Kept
 from pytest_manualbuild.hosts.overlays import Overlay
 from pytest_manualbuild.hosts.runs import Run, cache_folder
@@ -62,7 +62,7 @@ class DockerProvider:
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in the container; they are linked once, in the cache."""
         del host, run
-        return Placement(root=f"{FOLDER}/{package_sha256[:8]}", in_place=False)
+        return in_own_root(package_sha256)
 
     def start(
         self,
@@ -71,7 +71,7 @@ class DockerProvider:
         environments: Iterable[LinkedEnvironment],
         progress: Progress,
     ) -> DockerConnection:
-        """Start a container with an overlay of each environment, or with a copy of it."""
+        """Start a container with an overlay of the environments, or with copies of them."""
         wanted = tuple(environments)
         with engines.engine(host, run) as client:
             image = images.image(client, host, progress)
@@ -392,7 +392,7 @@ class DockerConnection(shells.ShellConnection):
 
 def _mount(overlay: Overlay, run: Run, docker: Any) -> Any:  # noqa: ANN401 # as in engines
     return docker.types.Mount(
-        overlay.prefix,
+        overlay.at,
         None,
         type="volume",
         no_copy=True,

@@ -75,7 +75,8 @@ class LocalProvider:
 
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in the run's own folder, for this host alone."""
-        return Placement(root=str(run.folder / host.name / package_sha256[:8]), in_place=True)
+        folder = str(run.folder / host.name / package_sha256[:8])
+        return Placement(root=folder, folder=folder, in_place=True)
 
     def start(
         self,

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from pytest_manualbuild import shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable, during
 from pytest_manualbuild.hosts import facts
-from pytest_manualbuild.hosts.base import FOLDER, Placement, Progress
+from pytest_manualbuild.hosts.base import FOLDER, Placement, Progress, in_own_root
 from pytest_manualbuild.hosts.cgroups import ControlGroup
 from pytest_manualbuild.hosts.kept import Call, Kept, there
 from pytest_manualbuild.hosts.local import kill_marked
@@ -65,7 +65,7 @@ class RootfsProvider:
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in the root; they are linked once, in the cache."""
         del host, run
-        return Placement(root=f"{FOLDER}/{package_sha256[:8]}", in_place=False)
+        return in_own_root(package_sha256)
 
     def start(
         self,

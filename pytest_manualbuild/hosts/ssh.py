@@ -121,7 +121,7 @@ class SshProvider:
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in a folder that is the same in each run: they are linked once."""
         folder = below(host, same_folder(host, run), package_sha256[:8])
-        return Placement(root=folder, in_place=False)
+        return Placement(root=folder, folder=folder, in_place=False)
 
     def start(
         self,

@@ -68,7 +68,8 @@ class WineProvider:
     def placement(self, host: Host, run: Run, package_sha256: str) -> Placement:
         """Place environments in a folder that is the same in each run: they are linked once."""
         del host, run
-        return Placement(root=f"{ROOT}\\{package_sha256[:8]}", in_place=False)
+        folder = f"{ROOT}\\{package_sha256[:8]}"
+        return Placement(root=folder, folder=folder, in_place=False)
 
     def start(
         self,
