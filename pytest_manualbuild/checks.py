@@ -77,9 +77,7 @@ def _of(section: TestSection) -> Iterable[Check]:
         for index, name in enumerate(section.functions):
             yield Check(name=name, kind=CheckKind.FUNCTION, text=name, index=index)
     elif section.schema and section.downstreams:
-        for index, spec in enumerate(section.downstreams):
-            name = f"downstream: {spec}"
-            yield Check(name=name, kind=CheckKind.DOWNSTREAM, text=spec, index=index)
+        yield from _downstreams(section)
     else:
         yield INSTALL
         scripts = [_script(script.path) for script in section.scripts]
@@ -89,6 +87,14 @@ def _of(section: TestSection) -> Iterable[Check]:
             yield Check(name="pip_check", kind=CheckKind.PIP_CHECK, language="python")
         yield from (check for check in scripts if check.text.endswith(_SHELL))
         yield from _commands(section)
+        yield from _downstreams(section)
+
+
+def _downstreams(section: TestSection) -> Iterable[Check]:
+    word = "downstream" if section.schema else "downstreams"
+    for index, spec in enumerate(section.downstreams):
+        name = f"{word}: {_one_line(spec)}"
+        yield Check(name=name, kind=CheckKind.DOWNSTREAM, text=spec, index=index)
 
 
 def _commands(section: TestSection) -> Iterable[Check]:

@@ -11,7 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from pytest_manualbuild.checks import proving
-from pytest_manualbuild.model import Plan, PlannedPackage
+from pytest_manualbuild.model import CheckKind, Plan, PlannedPackage
 from pytest_manualbuild.records import Cause, CheckResult, Outcome
 
 
@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     NOTHING_RAN = "nothing-ran"  # no test at all: it does not even install the package then
     EXIT_0 = "exit-0"  # a command ended the shell well, and hid those after it
+    UNSOLVABLE = "downstream-unsolvable"  # no environment has a downstream package beside ours
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +48,10 @@ def found(plan: Plan, results: Iterable[CheckResult]) -> Iterator[Deviation]:
             grouped.setdefault((result.host, result.package), []).append(result)
     for (host, package), theirs in grouped.items():
         planned = known[package]
-        hidden = _hidden(planned, theirs)
-        if hidden and all(_passed(one) or one.check in hidden for one in theirs):
+        hidden, alone = _hidden(planned, theirs), _alone(planned, theirs)
+        if not all(_passed(one) or one.check in hidden | alone for one in theirs):
+            continue
+        if hidden:
             yield Deviation(
                 kind=Kind.EXIT_0,
                 host=host,
@@ -57,7 +60,16 @@ def found(plan: Plan, results: Iterable[CheckResult]) -> Iterator[Deviation]:
                 " with exit status 0; conda-build passes that.",
                 checks=tuple(one.check for one in theirs if one.check in hidden),
             )
-        if not proving(planned.sections) and all(map(_passed, theirs)):
+        if alone:
+            yield Deviation(
+                kind=Kind.UNSOLVABLE,
+                host=host,
+                package=package,
+                sentence=f"The tests of {len(alone)} downstream packages were not run, since no"
+                " environment can hold them beside this one; conda-build passes that.",
+                checks=tuple(one.check for one in theirs if one.check in alone),
+            )
+        if not proving(planned.sections) - hidden - alone:
             yield Deviation(
                 kind=Kind.NOTHING_RAN,
                 host=host,
@@ -81,6 +93,16 @@ def _hidden(planned: PlannedPackage, results: Sequence[CheckResult]) -> frozense
         ):
             hidden.add(check.name)
     return frozenset(hidden)
+
+
+def _alone(planned: PlannedPackage, results: Sequence[CheckResult]) -> frozenset[str]:
+    """Return the checks of downstream packages that cannot be beside the package."""
+    beside = {check.name for check in planned.checks if check.kind is CheckKind.DOWNSTREAM}
+    return frozenset(
+        one.check
+        for one in results
+        if one.check in beside and (one.outcome, one.cause) == (Outcome.SKIPPED, Cause.UNSOLVABLE)
+    )
 
 
 def _passed(result: CheckResult) -> bool:

@@ -434,6 +434,11 @@ def results(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
     return {(r["host"], r["check"]): (r["outcome"], r["cause"]) for r in stored}
 
 
+def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
+    """Return (outcome, cause) by check of the report there, which has one host."""
+    return {check: said for (_, check), said in results(tmp_path / "manualbuild-report").items()}
+
+
 def build(
     tmp_path: Path, text: str = META, into: str = "build_artifacts", extension: str = ".conda"
 ) -> Path:

@@ -18,7 +18,7 @@ import pytest
 import windows_hosts
 import yaml
 
-from conftest import Ran, command, manualbuild, results
+from conftest import Ran, command, manualbuild, outcomes, results
 from pytest_manualbuild import batch, hosts
 from pytest_manualbuild.errors import HostLost
 from pytest_manualbuild.hosts.runs import Run
@@ -137,11 +137,6 @@ def test_commands_scripts_and_imports_pass_on_both_personas(
     assert ran.status == 0, ran.out
     found = results(tmp_path / "manualbuild-report")
     assert set(found.values()) == {("passed", "ok")}
-
-
-def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
-    """Return (outcome, cause) by check."""
-    return {check: one for (_, check), one in results(tmp_path / "manualbuild-report").items()}
 
 
 def log(tmp_path: Path, number: int) -> str:

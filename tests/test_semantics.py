@@ -10,16 +10,12 @@ from pathlib import Path
 import builder
 import pytest
 
-from conftest import command, manualbuild, results, run_local, write_package
+from conftest import command, manualbuild, outcomes, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution import preamble, windows
 from pytest_manualbuild.execution.variables import documented
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import LinkedEnvironment
-
-
-def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
-    return {check: said for (_, check), said in results(tmp_path / "manualbuild-report").items()}
 
 
 def stand_in(tmp_path: Path, package: str, program: str, real: str) -> str:
@@ -152,20 +148,6 @@ def test_a_requirement_that_cannot_be_read_is_the_recipes_mistake(tmp_path: Path
         True,
     )
     assert outcomes(tmp_path)["install"] == ("failed", "unsolvable")
-
-
-def test_downstreams_that_are_not_tested_are_told(tmp_path: Path) -> None:
-    write_package(
-        tmp_path,
-        "test:\n  downstreams:\n    - other 1.0\n    - more\n  commands:\n    - 'true'\n",
-    )
-
-    ran = run_local(tmp_path)
-
-    said = "its test/downstreams were not run: more, other 1.0"
-    evidence = json.loads((tmp_path / "manualbuild-report/evidence.json").read_text())
-    assert ran.status == 0, ran.out
-    assert said in json.dumps(evidence)
 
 
 def test_a_file_test_failed_is_a_failure(tmp_path: Path) -> None:

@@ -10,16 +10,12 @@ import pytest
 from recipe_v1 import ABOUT, build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
-from conftest import LOCAL, Ran, manualbuild, results, run_local, run_pytest
+from conftest import LOCAL, Ran, manualbuild, outcomes, results, run_local, run_pytest
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution.downstream import name_of
 
 PASSED, NOT_REACHED = ("passed", "ok"), ("skipped", "not-reached")
 FAILED, UNSOLVABLE = ("failed", "exit-status"), ("failed", "unsolvable")
-
-
-def outcomes(tmp_path: Path) -> dict[str, tuple[str, str]]:
-    return {check: said for (_, check), said in results(tmp_path / "manualbuild-report").items()}
 
 
 def run(

@@ -17,9 +17,3 @@ def of(planned: PlannedPackage) -> Iterator[str]:
             f"{planned.label}: its tests ran without the secrets that they ask for:"
             f" {', '.join(asked)}"
         )
-    # Those of a recipe.yaml are checks of their own.
-    if names := [name for one in planned.sections if not one.schema for name in one.downstreams]:
-        yield (
-            f"{planned.label}: not as in conda-build: the tests of its test/downstreams were not"
-            f" run: {', '.join(names)}"
-        )

@@ -36,7 +36,7 @@ from pytest_manualbuild.hosts.base import Placement, Progress, Provider
 from pytest_manualbuild.hosts.facts import lacking, virtual_packages
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.languages import LANGUAGES
-from pytest_manualbuild.model import Check, CheckKind, Facts, Host, PlannedPackage
+from pytest_manualbuild.model import Check, CheckKind, Facts, Host, PlannedPackage, TestSection
 from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
 MOST_AT_ONCE = 4
@@ -128,12 +128,11 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
             self._all(section, Outcome.SKIPPED, Cause.RECIPE, described.unrunnable)
         elif self.host.subdir.startswith("win-") and (why := _not_in_cmd(section)):
             self._all(section, Outcome.SKIPPED, Cause.RECIPE, why)
-        elif described.schema and described.downstreams:
-            return self._beside(section)
         else:
-            rest = self._without_scripts_of_unix(section)
-            if rest.planned.checks and self.link(rest):
-                return [rest]
+            own, beside = _apart(section)
+            rest = self._without_scripts_of_unix(own)
+            parts = [rest] if rest.planned.checks and self.link(rest) else []
+            return [*parts, *self._beside(beside)]
         return []
 
     def _without_scripts_of_unix(self, section: Section) -> Section:
@@ -277,6 +276,22 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     def _all(self, section: Section, outcome: Outcome, cause: Cause, message: str) -> None:
         for check in section.planned.checks:
             section.give(result(self.host, section.planned, check, outcome, cause, message))
+
+
+def _apart(section: Section) -> tuple[Section, Section]:
+    """Return a section without its downstream packages, and what is to be tested beside them."""
+    planned = section.planned
+    (described,) = planned.sections
+    after = tuple(one for one in planned.checks if one.kind is CheckKind.DOWNSTREAM)
+    own = tuple(one for one in planned.checks if one not in after)
+    # Beside them are what they need themselves, and not what the package's own tests do.
+    alone = TestSection(
+        label=described.label, downstreams=described.downstreams, schema=described.schema
+    )
+    return (
+        replace(section, planned=replace(planned, checks=own)),
+        replace(section, planned=replace(planned, checks=after, sections=(alone,))),
+    )
 
 
 def _not_in_cmd(section: Section) -> str:

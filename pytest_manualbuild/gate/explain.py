@@ -62,6 +62,7 @@ def _gate(policy: Policy) -> Iterator[str]:
 _WORDS = {
     Kind.NOTHING_RAN: "it can be installed and its recipe tests nothing",
     Kind.EXIT_0: "a command ended its shell with exit status 0, and those after it never ran",
+    Kind.UNSOLVABLE: "no environment can hold a downstream package beside it",
 }
 
 

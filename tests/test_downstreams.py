@@ -1,0 +1,110 @@
+"""``test/downstreams`` of a ``meta.yaml``: packages that are tested beside the one under test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import builder
+import pytest
+from test_deviations import accepting, judged
+
+from conftest import outcomes, run_local, write_package
+from pytest_manualbuild.environment.environments import index_channel
+from pytest_manualbuild.gate.verdict import Decision
+
+PASSED, FAILED = ("passed", "ok"), ("failed", "exit-status")
+
+
+def channel(folder: Path) -> str:
+    """Make a channel of packages that depend on the one under test, and test it."""
+    for name, commands in {
+        "glad": ["test -f $PREFIX/share/odd.txt", "test $PKG_NAME = glad", "test ! -e told"],
+        "sad": ["test -f $PREFIX/share/odd.txt", "test -f $PREFIX/share/gone.txt"],
+        "silent": [],
+    }.items():
+        recipe = folder / f"{name}-recipe"
+        recipe.mkdir(parents=True)
+        meta = {
+            "package": {"name": name, "version": "1.0"},
+            "build": {"noarch": "generic"},
+            "test": {"commands": commands},
+        }
+        (recipe / "meta.yaml").write_text(json.dumps(meta))
+        files = {f"share/{name}.txt": builder.Staged(data=b"x")}
+        built = builder.Built(recipe=recipe, files=files, subdir="noarch", depends=("odd >=1",))
+        builder.write(built, folder / "channel", ".conda")
+    index_channel(folder / "channel")
+    return (folder / "channel").as_uri()
+
+
+def write(folder: Path, *names: str, more: str = "") -> None:
+    listed = "".join(f"    - {name}\n" for name in names)
+    write_package(folder, f"test:\n  commands:\n    - touch told\n{more}  downstreams:\n{listed}")
+
+
+def test_each_is_tested_in_an_environment_with_the_package(tmp_path: Path) -> None:
+    # Its own requirement is not among what they are tested with: no channel has it.
+    write(tmp_path, "glad 1.*", "sad", "silent", "gone", "glad:\n        - 1.0")
+
+    ran = run_local(tmp_path, "--channel", channel(tmp_path / "there"))
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": PASSED,
+        "commands[0]: touch told": PASSED,
+        "downstreams: glad": PASSED,
+        "downstreams: glad 1.*": PASSED,
+        "downstreams: gone": ("skipped", "unsolvable"),
+        "downstreams: sad": FAILED,
+        "downstreams: silent": ("skipped", "recipe"),
+    }
+
+
+def test_what_the_package_s_own_tests_require_is_not_there_for_them(tmp_path: Path) -> None:
+    write(tmp_path, "glad", more="  requires:\n    - nowhere\n")
+
+    ran = run_local(tmp_path, "--channel", channel(tmp_path / "there"))
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": ("failed", "unsolvable"),
+        "commands[0]: touch told": ("skipped", "not-reached"),
+        "downstreams: glad": PASSED,
+    }
+
+
+def test_the_gate_wants_them_all(tmp_path: Path) -> None:
+    write(tmp_path, "glad")
+    assert run_local(tmp_path, "--channel", channel(tmp_path / "there")).status == 0
+    assert judged(tmp_path, "[gate]\n").decision is Decision.ACCEPT
+    path = tmp_path / "manualbuild-report/evidence.json"
+    stored = json.loads(path.read_text())
+    predicate = stored["predicate"]
+    predicate["results"] = [r for r in predicate["results"] if "glad" not in r["check"]]
+    path.write_text(json.dumps(stored))
+
+    verdict = judged(tmp_path, "[gate]\n")
+
+    assert verdict.decision is Decision.REJECT
+    assert "downstreams: glad on here: 0 results, 1 needed" in verdict.text()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_policy_may_accept_one_that_cannot_be_beside_it_and_not_that_nothing_ran(
+    tmp_path: Path, *, own: bool
+) -> None:
+    if own:
+        write(tmp_path, "gone")
+    else:
+        write_package(tmp_path, "test:\n  downstreams:\n    - gone\n")
+    ran = run_local(tmp_path, "--channel", channel(tmp_path / "there"))
+    assert ran.status == 8
+    assert "not as in conda-build (downstream-unsolvable)" in ran.out
+
+    assert judged(tmp_path, "[gate]\n").decision is Decision.INCONCLUSIVE
+    alone = judged(tmp_path, accepting("downstream-unsolvable"))
+    both = accepting("downstream-unsolvable") + accepting("nothing-ran")
+
+    assert alone.decision is (Decision.ACCEPT if own else Decision.INCONCLUSIVE)
+    assert judged(tmp_path, both).decision is Decision.ACCEPT
