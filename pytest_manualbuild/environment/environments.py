@@ -328,7 +328,8 @@ class Environments:
                 return target
             layer.parent.mkdir(parents=True, exist_ok=True)
             with locked(layer.with_suffix(".lock")):
-                if layer.is_dir() and files.first_difference(target, paths):
+                broken = not target.is_dir() or files.first_difference(target, paths)
+                if layer.is_dir() and broken:
                     shutil.rmtree(layer)
                 if not layer.is_dir():
                     with tempfile.TemporaryDirectory(dir=layer.parent) as fresh:
