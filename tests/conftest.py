@@ -42,6 +42,8 @@ hypothesis.settings.load_profile("any-machine")
 # A shell that starts all this in the background has Ctrl-C ignored, also for what is started here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+FORMAT = os.environ.get("MANUALBUILD_TEST_FORMAT", ".conda")
+"""Of the packages that tests build; `tox run -e formats` runs those of the rules with the other."""
 LOCAL = '[hosts.here]\nkind = "local"\n'
 META = """
 package:
@@ -420,7 +422,7 @@ def write_package(
         subdir=subdir,
         info={path: text.encode() for path, text in (info or {}).items()},
     )  # fmt: skip
-    builder.write(built, tmp_path / "build_artifacts", ".conda")
+    builder.write(built, tmp_path / "build_artifacts", FORMAT)
     return folder
 
 

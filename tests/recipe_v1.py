@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import FORMAT
+
 # A process of its own: its log is long, and what it leaves in memory is not ours.
 _BUILD = """\
 import json, sys
@@ -44,7 +46,7 @@ def build(
     *,
     variants: Mapping[str, list[str]] | None = None,
     channels: tuple[str, ...] = (),
-    extension: str = ".conda",
+    extension: str = FORMAT,
 ) -> list[Path]:
     """Build every output and variant of a recipe into a channel folder; return the packages.
 

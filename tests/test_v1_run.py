@@ -10,7 +10,7 @@ import pytest
 from recipe_v1 import ABOUT, build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
-from conftest import LOCAL, Ran, manualbuild, outcomes, results, run_local, run_pytest
+from conftest import FORMAT, LOCAL, Ran, manualbuild, outcomes, results, run_local, run_pytest
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution.downstream import name_of
 
@@ -25,7 +25,7 @@ def run(
     files: dict[str, str] | None = None,
     depends: str = "",
     script: str = "",
-    extension: str = ".conda",
+    extension: str = FORMAT,
 ) -> Ran:
     """Build a package with these tests and run them on this machine."""
     folder = write(tmp_path / "recipe", noarch("p", tests, run=depends, script=script), files)
