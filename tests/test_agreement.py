@@ -104,6 +104,7 @@ def plain(commands: list[str]) -> int:
 @example(["false | true", "if test ${PIPESTATUS[0]} = 1; then", "true", "fi", "false"])
 @example(["true", "echo \\"])
 @example(["trap 'exit 0' EXIT", "false"])
+@example(["cat <<EOF", "trap 'exit 5' EXIT"])
 @example(["! true", "false && true", "true"])
 def test_commands_end_as_in_conda_build_s_script(
     connection: tuple[LocalConnection, Path], commands: list[str]

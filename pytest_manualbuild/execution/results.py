@@ -32,8 +32,9 @@ _CRASHES = {
 }
 
 
-_TRAP = re.compile(r"\btrap\b.*\bexit\b", re.DOTALL)
-"""What ends a shell in a way that says nothing of why."""
+_NOT_0 = r"(?!\s+(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-5])(?:[\s;'\"]|$))"
+_TRAP = re.compile(rf"\btrap\b.*\bexit\b{_NOT_0}", re.DOTALL)
+"""What may end a shell with 0 in a way that says nothing of why."""
 _ENDS = re.compile(r"\b(?:exit|exec)\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
 """What may end a shell of its own will, or bring what does."""
 _MAY_TRAP = re.compile(r"\btrap\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
