@@ -29,6 +29,9 @@ import windows_hosts
 from pytest_manualbuild.hosts import wine
 from pytest_manualbuild.hosts.local import kill_marked
 
+_SILENT = 4
+"""Looks in a row at which nothing more came of a session's output."""
+
 
 @dataclass(kw_only=True)
 class WindowsSsh(sshd.Sshd):
@@ -187,9 +190,13 @@ async def _session(machine: WindowsSsh, process: asyncssh.SSHServerProcess[bytes
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
+    pumped = 0
+
     async def pump(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
+        nonlocal pumped
         with contextlib.suppress(OSError, asyncssh.Error):
             while data := await source.read(65536):
+                pumped += len(data)
                 sink.write(data)
                 await sink.drain()
 
@@ -209,7 +216,13 @@ async def _session(machine: WindowsSsh, process: asyncssh.SSHServerProcess[bytes
         asyncio.create_task(pump(ran.stderr, process.stderr)),
     ]
     status = await ran.wait()
-    await asyncio.wait(pumps, timeout=1)
+    # What it wrote is in the pipes by now, and is brought however slow this machine is; somebody
+    # whom it left behind may hold them open for ever.
+    silent = 0
+    while silent < _SILENT:
+        before = pumped
+        _, left = await asyncio.wait(pumps, timeout=0.3)
+        silent = _SILENT if not left else silent + 1 if pumped == before else 0
     feeding.cancel()
     process.exit(status)
 
