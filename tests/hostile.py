@@ -112,6 +112,8 @@ SHELLS = (
     shell("late", "(sleep 300; touch TEST_FAILED) & sleep 0.1", says=(OK,), warns="left processes"),
     shell("no-folder", 'rm -rf "$PWD"', "true", "cd /", says=(OK, OK, OK)),
     shell("no-prefix", "rm -rf $PREFIX/*", "true", says=(OK, OK), warns="removed the environment"),
+    shell("no-environments", 'rm -rf "${PREFIX%/*/*}"/*', "true", says=(OK, OK), local=False,
+          warns="that of others, who got a new host"),
     shell("changes-prefix", "echo mine >> $PREFIX/share/odd.txt", says=(OK,),
           warns="share/odd.txt"),
     shell("failed-below", "mkdir sub; touch sub/TEST_FAILED", says=(OK,)),

@@ -23,7 +23,7 @@ def test_a_file_that_only_got_one_more_link_was_not_changed(tmp_path: Path) -> N
     (prefix / "written").write_text("otherwise")
     (prefix / "new").write_text("")
 
-    said = shell(aftermath.after(str(tmp_path), str(prefix)), tmp_path)
+    said = shell(aftermath.after(str(tmp_path), str(prefix), []), tmp_path)
 
     assert aftermath.findings(said, [], str(tmp_path)) == [
         "the tests changed or added files of the environment: chmodded, new, written"

@@ -299,6 +299,25 @@ def test_a_noarch_package_is_tested_as_on_windows(
     }, ran.out
 
 
+def test_a_package_that_removes_the_environment_of_the_next_one_is_not_its_fault(
+    tmp_path: Path, prefix: Path
+) -> None:
+    outputs: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
+        name: ({"commands": [command]}, {f"share/{name}.txt": b"x"})
+        for name, command in {
+            "bad": 'for /d %%d in (%PREFIX%\\..\\..\\*) do rd /s /q "%%d\\_test_env"',
+            "good": "if not exist %PREFIX%\\share\\good.txt exit /B 1",
+        }.items()
+    }
+    write_outputs(tmp_path, outputs)
+
+    ran = run(tmp_path, prefix)
+
+    assert [one["outcome"] for one in of_package(tmp_path, "good")] == ["passed"] * 2, ran.out
+    assert "bad: the tests removed the environment" in ran.out
+    assert "bad: the tests removed that of others, who got a new host" in ran.out
+
+
 def test_what_looks_like_our_words_is_output(
     tmp_path: Path, prefix: Path, programs: dict[str, bytes]
 ) -> None:

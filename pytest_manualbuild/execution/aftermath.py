@@ -44,6 +44,7 @@ find $here {folder}/work "$HOME" "$TMPDIR" \\( -path './*' ! -type d ! -name '*.
   -exec printf 'changed %s\\0' {{}} + \\) -o \\( ! -path './*' -type f -newer {folder}/started \\
   \\( -name core -o -name 'core.[0-9]*' \\) -exec printf 'core %s\\0' {{}} + \\) 2>/dev/null
 """
+_NEXT = "[ -d {prefix}/conda-meta ] || printf 'spoilt \\0'\n"
 
 
 def before(folder: str) -> str:
@@ -52,9 +53,18 @@ def before(folder: str) -> str:
     return noted + _NEXT_STEP.format(folder=shlex.quote(folder))
 
 
-def after(folder: str, prefix: str) -> str:
-    """Return bash that looks at the host after the tests; ``findings`` reads what it prints."""
-    return _LOOK.format(folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM)
+def after(folder: str, prefix: str, following: Iterable[str]) -> str:
+    """Return bash that looks at the host after the tests; ``findings`` reads what it prints.
+
+    ``following`` has the prefixes of those who come next on that host.
+    """
+    look = _LOOK.format(folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM)
+    return "".join(_NEXT.format(prefix=shlex.quote(one)) for one in following) + look
+
+
+def spoilt(said: bytes) -> bool:
+    """Say whether tests removed the environment of those who come next."""
+    return any(word.partition(b" ")[0].strip() == b"spoilt" for word in said.split(b"\0"))
 
 
 def findings(said: bytes, left: Sequence[str], folder: str) -> list[str]:
@@ -66,7 +76,7 @@ def findings(said: bytes, left: Sequence[str], folder: str) -> list[str]:
     found: dict[str, list[str]] = {}
     for line in said.decode(errors="backslashreplace").split("\0"):
         word, _, rest = line.partition(" ")
-        found.setdefault(word, []).append(rest)
+        found.setdefault(word.strip(), []).append(rest)
     sentences = []
     if left:
         sentences.append(f"the tests left processes behind, which were killed: {listed(left)}")
@@ -77,6 +87,8 @@ def findings(said: bytes, left: Sequence[str], folder: str) -> list[str]:
         sentences.append(f"the tests dumped core: {listed(names)}")
     if "gone" in found:
         sentences.append("the tests removed the environment")
+    if "spoilt" in found:
+        sentences.append("the tests removed that of others, who got a new host")
     if changed := found.get("changed"):
         names = [name.removeprefix("./") for name in changed]
         sentences.append(f"the tests changed or added files of the environment: {listed(names)}")

@@ -298,7 +298,9 @@ class Engine:
                     make_folders(connection, [preparation.placement(one).folder for one in left])
                 while left and stay.clean:
                     with desk.phase("run"):
-                        self._section(desk, preparation, connection, left.pop(0), stay)
+                        section = left.pop(0)
+                        following = preparation.of(left[0]) if left else []
+                        self._section(desk, preparation, connection, section, stay, following)
             finally:
                 desk.progress("releasing")
                 stay.end(connection)
@@ -331,6 +333,7 @@ class Engine:
         connection: Connection,
         section: Section,
         stay: Stay,
+        following: Sequence[LinkedEnvironment],
     ) -> None:
         host, planned = desk.host, section.planned
         done = 0
@@ -354,6 +357,7 @@ class Engine:
             stopped=self._stop.is_set,
             warn=lambda warning: desk.warnings.append(f"{planned.label}: {warning}"),
             build=build[0] if build else None,
+            following=following,
         )
         desk.progress(f"{planned.label} 0/{len(planned.checks)}")
         desk.warnings += notes.of(planned)

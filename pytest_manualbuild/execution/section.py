@@ -45,7 +45,7 @@ class Dialect(Protocol):
         """Return the folder of the tests below one of ours."""
         ...
 
-    def look(self, folder: str, prefix: str) -> str:
+    def look(self, folder: str, prefix: str, following: Sequence[str]) -> str:
         """Return a script that looks at the host after the tests (see ``aftermath``)."""
         ...
 
@@ -84,10 +84,12 @@ class SectionRun:
         stopped: Callable[[], bool],
         warn: Callable[[str], None],
         build: LinkedEnvironment | None = None,
+        following: Sequence[LinkedEnvironment] = (),
     ) -> None:
         self._planned = planned
         self._environment = environment
         self._build = build
+        self._following = [one.prefix for one in following]
         self._host = place.host
         self._display: display.Display | None = None
         self._folder = place.folder
@@ -141,14 +143,17 @@ class SectionRun:
             if self._display is not None:
                 self._display.stop(connection)
             left = connection.settle()
-            script = _DIALECTS[connection.shell].look(self._folder, self._environment.prefix)
+            dialect = _DIALECTS[connection.shell]
+            script = dialect.look(self._folder, self._environment.prefix, self._following)
             said = connection.look(script, timeout_s=patient(SHORT_S))
+            if connection.shell == "cmd":  # which writes lines
+                said = b"\0".join(said.split())
         except HostLost as error:
             self._warn(f"after the tests: {error.problem}")
             return False
         for warning in aftermath.findings(said, left, self._folder):
             self._warn(warning)
-        return True
+        return not aftermath.spoilt(said)
 
     def _follow(self, running: Running) -> bool:
         began_s = self._results.began_s = time.monotonic()

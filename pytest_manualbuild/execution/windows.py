@@ -8,7 +8,7 @@ conda, and what they end has ended before the environment was active.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_manualbuild.environment.environments import post_link
@@ -38,10 +38,13 @@ def work(folder: str) -> str:
     return f"{folder}\\work"
 
 
-def look(folder: str, prefix: str) -> str:
+def look(folder: str, prefix: str, following: Sequence[str]) -> str:
     """Return a script that looks at the host after the tests (see ``aftermath``)."""
     del folder
-    return f'@if not exist "{_text(prefix)}\\conda-meta" echo gone\n'
+    found = {prefix: "gone", **dict.fromkeys(following, "spoilt")}
+    return "".join(
+        f'@if not exist "{_text(one)}\\conda-meta" echo {word}\n' for one, word in found.items()
+    )
 
 
 def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]:
