@@ -66,7 +66,8 @@ def found(plan: Plan, results: Iterable[CheckResult]) -> Iterator[Deviation]:
                 host=host,
                 package=package,
                 sentence=f"The tests of {len(alone)} downstream packages were not run, since no"
-                " environment can hold them beside this one; conda-build passes that.",
+                " environment can hold them beside this one; conda-build and rattler-build only"
+                " warn.",
                 checks=tuple(one.check for one in theirs if one.check in alone),
             )
         if not proving(planned.sections) - hidden - alone:
