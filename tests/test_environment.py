@@ -38,6 +38,13 @@ def environments(tmp_path: Path) -> Iterator[Environments]:
         yield made
 
 
+def another(tmp_path: Path, test: str, folder: str, **what: Any) -> Artifact:
+    """Build one more package, in a folder of its own."""
+    (tmp_path / folder).mkdir()
+    (path,) = package.find(write_package(tmp_path / folder, test, **what), None)
+    return package.read(path)
+
+
 def linked(environments: Environments, artifact: Artifact) -> Path:
     return Path(
         environments.prepare(
@@ -142,6 +149,45 @@ def test_a_package_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
 
     with Environments(tmp_path / "cache", ()) as second:
         assert "good" in (linked(second, artifact) / "bin/tool").read_text()
+
+
+def test_a_package_that_another_one_needs_is_not_replaced_either_while_both_are_linked(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = f"requirements:\n  run:\n    - odd\n{TESTS}"
+    needing = another(tmp_path, needs, "needing", name="needing", staged={"share/odd.txt": ""})
+    evil = another(tmp_path, TESTS, "evil", staged={"share/odd.txt": "evil\n"})
+    good = Path(artifact.path).read_bytes()
+    ask = Solver.ask
+
+    def tampering(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+        if verb != "link":
+            return ask(self, verb, timeout_s, **what)
+        shutil.copyfile(evil.path, artifact.path)
+        said = ask(self, verb, timeout_s, **what)
+        Path(artifact.path).write_bytes(good)
+        return said
+
+    with Environments(tmp_path / "cache", ()) as made:
+        made.expect([artifact, needing])
+        with monkeypatch.context() as patch:
+            patch.setattr(Solver, "ask", tampering)
+            with pytest.raises(EnvironmentBroken, match=f"{artifact.filename}: it changed while"):
+                linked(made, needing)
+
+        assert (linked(made, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
+    environments: Environments, artifact: Artifact
+) -> None:
+    def read() -> None:
+        with environments.reading(artifact) as path:
+            path.write_bytes(b"no package")
+            package.paths(path)
+
+    with pytest.raises(EnvironmentBroken, match="changed while it was read"):
+        read()
 
 
 def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_path: Path) -> None:
