@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,17 @@ def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
 
     with pytest.raises(EnvironmentBroken, match="changed while it was read"):
         read()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("worse")])
+def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
+    environments: Environments, artifact: Artifact, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    linked(environments, artifact)
+    shutil.rmtree(tmp_path / "cache/environments")
+    damage(tmp_path / "cache/pkgs" / artifact.dist / "share/odd.txt")
+
+    assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
 
 
 def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_path: Path) -> None:

@@ -341,6 +341,18 @@ class Environments:
         """Return what links a solution into a folder, to be seen at the prefix if there is one."""
 
         def link(target: Path) -> None:
+            try:
+                once(target)
+            except Uninstallable:
+                if artifact is None:
+                    raise
+                # Not the package's fault if what was unpacked earlier is no longer whole.
+                with locked(self._cache / "pkgs" / f"{artifact.dist}.again"):
+                    self._forget(artifact)
+                    shutil.rmtree(target, ignore_errors=True)
+                    once(target)
+
+        def once(target: Path) -> None:
             with contextlib.ExitStack() as unchanged:
                 for one in self._ours(artifact, solution):
                     unchanged.enter_context(self.reading(one))
