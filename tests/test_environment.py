@@ -201,6 +201,19 @@ def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
     assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
 
 
+def test_a_package_may_lie_where_no_name_is_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        artifact = another(tmp_path, TESTS, os.fsdecode(b"\xff"))
+    except OSError:
+        pytest.skip("this system has no such names")
+    monkeypatch.chdir(Path(artifact.path).parent)
+
+    with Environments(tmp_path / "cache", ()) as environments:
+        assert (linked(environments, artifact) / "share/odd.txt").is_file()
+
+
 def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_path: Path) -> None:
     recipe = write_package(tmp_path, TESTS, staged={"share/big": os.urandom(8 << 20)})
     (path,) = package.find(recipe, None)

@@ -400,7 +400,7 @@ def index_channel(folder: Path) -> None:
     """Index a folder of packages as a conda channel; ChannelError if that fails."""
     solver = Solver()
     try:
-        said = solver.ask("index", LINK_S, folder=str(folder))
+        said = solver.ask("index", LINK_S, folder=str(folder.absolute()))
     finally:
         solver.close()
     if "error" in said:

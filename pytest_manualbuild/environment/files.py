@@ -58,7 +58,7 @@ def _channel(place: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -
         f"{one.sha256} {one.subdir}/{one.filename} {Path(one.path).absolute()}"
         for one, _ in packages
     )
-    folder = place / hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+    folder = place / hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:32]
     for artifact, _ in packages:
         link = folder / artifact.subdir / artifact.filename
         link.parent.mkdir(parents=True, exist_ok=True)
