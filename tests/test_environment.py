@@ -9,16 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from conftest import write_package
-from pytest_manualbuild import package
+from pytest_manualbuild import checks, hosts, package
 from pytest_manualbuild.environment import files
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.environment.solver import Solver
 from pytest_manualbuild.errors import EnvironmentBroken
+from pytest_manualbuild.execution.ready import Preparation
 from pytest_manualbuild.hosts.base import in_own_root
-from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.model import Artifact, Facts, Host, PlannedPackage, TestSection
+from pytest_manualbuild.records import CheckResult
 
 TESTS = "test:\n  commands:\n    - 'true'\n"
 
@@ -212,6 +216,39 @@ def test_a_package_may_lie_where_no_name_is_utf_8(
 
     with Environments(tmp_path / "cache", ()) as environments:
         assert (linked(environments, artifact) / "share/odd.txt").is_file()
+
+
+def test_two_packages_never_share_a_folder_on_a_host(
+    environments: Environments, artifact: Artifact, tmp_path: Path, run: Run
+) -> None:
+    """Their hashes may begin alike: then each would be tested with the other's files, too."""
+    given: list[CheckResult] = []
+    preparation = Preparation(
+        host=Host(name="here", kind="docker", subdir="linux-64", image="a"),
+        run=run,
+        provider=hosts.provider("docker"),
+        facts=Facts(arch="x86_64", kernel="6.1"),
+        recipe=tmp_path,
+        environments=environments,
+        progress=lambda _: None,
+        give=given.append,
+    )
+    twin = another(tmp_path, TESTS, "twin", name="twin")
+    alike = msgspec.structs.replace(twin, sha256=artifact.sha256[:8] + twin.sha256[8:])
+    sections = (TestSection(label="", commands=("true",)),)
+    planned = [
+        PlannedPackage(
+            artifact=one, label=one.name, sections=sections, checks=checks.checks(sections)
+        )
+        for one in (artifact, alike)
+    ]
+
+    preparation.ready(planned[:1])
+    assert given == []
+    preparation.ready(planned[1:])
+
+    assert [one.outcome for one in given] == ["error", "error"]
+    assert all("have the same folder on the host" in one.message for one in given)
 
 
 def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_path: Path) -> None:
