@@ -205,6 +205,22 @@ def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
     assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
 
 
+def test_what_was_unpacked_of_other_bytes_stands_in_for_no_package(
+    environments: Environments, tmp_path: Path
+) -> None:
+    """A run that was killed may have left it; files with a prefix are written anew when linked."""
+    import builder
+
+    staged = {"bin/tool": f"#!{builder.PLACEHOLDER}\ngood\n"}
+    artifact = another(tmp_path, TESTS, "prefixed", subdir="linux-64", staged=staged)
+    linked(environments, artifact)
+    shutil.rmtree(tmp_path / "cache/environments")
+    tool = tmp_path / "cache/pkgs" / artifact.dist / "bin/tool"
+    tool.write_text(tool.read_text().replace("good", "evil"))
+
+    assert "good" in (linked(environments, artifact) / "bin/tool").read_text()
+
+
 def test_a_package_may_lie_where_no_name_is_utf_8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

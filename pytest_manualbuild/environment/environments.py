@@ -163,15 +163,15 @@ class Environments:
             yield path
         finally:  # also where it could not be read to its end, for that reason
             if not known or files.state(path) != known:
-                self._forget(artifact)
+                shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
                 raise EnvironmentBroken(
                     f"{path}: it changed while it was read.",
                     remedy=files.LEAVE_ALONE,
                 )
 
-    def _forget(self, artifact: Artifact) -> None:
-        """Remove what was unpacked of a package."""
-        shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
+    def _unpacked(self, artifact: Artifact) -> Path:
+        """Return where py-rattler unpacks a package."""
+        return self._cache / "pkgs" / artifact.dist
 
     def _private_channel(
         self, artifact: Artifact
@@ -348,7 +348,7 @@ class Environments:
                     raise
                 # Not the package's fault if what was unpacked earlier is no longer whole.
                 with locked(self._cache / "pkgs" / f"{artifact.dist}.again"):
-                    self._forget(artifact)
+                    shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
                     shutil.rmtree(target, ignore_errors=True)
                     once(target)
 
@@ -367,7 +367,9 @@ class Environments:
                 )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
-            if artifact is not None and (wrong := files.first_difference(target, paths)):
+            if artifact is None:
+                return
+            if wrong := files.first_difference(target, paths, self._unpacked(artifact)):
                 raise Uninstallable(
                     f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
                     remedy="Build the package again.",
