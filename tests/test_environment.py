@@ -182,12 +182,19 @@ def test_a_package_that_another_one_needs_is_not_replaced_either_while_both_are_
         assert (linked(made, artifact) / "share/odd.txt").read_text() == "odd\n"
 
 
+def without_folder(path: Path) -> None:
+    """Put a file where the folder of a package is."""
+    shutil.rmtree(path.parent)
+    path.parent.write_bytes(b"")
+
+
+@pytest.mark.parametrize("replace", [lambda path: path.write_bytes(b"no package"), without_folder])
 def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
-    environments: Environments, artifact: Artifact
+    environments: Environments, artifact: Artifact, replace: Callable[[Path], None]
 ) -> None:
     def read() -> None:
         with environments.reading(artifact) as path:
-            path.write_bytes(b"no package")
+            replace(path)
             package.paths(path)
 
     with pytest.raises(EnvironmentBroken, match="changed while it was read"):

@@ -146,7 +146,7 @@ def state(path: Path) -> int:
                     seen.append((entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))))
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return hash(frozenset(seen)) or 1
 
