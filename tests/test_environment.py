@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from conftest import write_package
-from pytest_manualbuild import package
+from pytest_manualbuild import checks, hosts, package
 from pytest_manualbuild.environment import files
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.environment.solver import Solver
 from pytest_manualbuild.errors import EnvironmentBroken
+from pytest_manualbuild.execution.ready import Preparation
 from pytest_manualbuild.hosts.base import in_own_root
-from pytest_manualbuild.model import Artifact
+from pytest_manualbuild.hosts.runs import Run
+from pytest_manualbuild.model import Artifact, Facts, Host, PlannedPackage, TestSection
+from pytest_manualbuild.records import CheckResult
 
 TESTS = "test:\n  commands:\n    - 'true'\n"
 
@@ -36,6 +40,13 @@ def environments(tmp_path: Path) -> Iterator[Environments]:
     """What makes environments, in a cache of their own."""
     with Environments(tmp_path / "cache", ()) as made:
         yield made
+
+
+def another(tmp_path: Path, test: str, folder: str, **what: Any) -> Artifact:
+    """Build one more package, in a folder of its own."""
+    (tmp_path / folder).mkdir()
+    (path,) = package.find(write_package(tmp_path / folder, test, **what), None)
+    return package.read(path)
 
 
 def linked(environments: Environments, artifact: Artifact) -> Path:
@@ -142,6 +153,125 @@ def test_a_package_that_is_replaced_while_it_is_linked_leaves_nothing_behind(
 
     with Environments(tmp_path / "cache", ()) as second:
         assert "good" in (linked(second, artifact) / "bin/tool").read_text()
+
+
+def test_a_package_that_another_one_needs_is_not_replaced_either_while_both_are_linked(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = f"requirements:\n  run:\n    - odd\n{TESTS}"
+    needing = another(tmp_path, needs, "needing", name="needing", staged={"share/odd.txt": ""})
+    evil = another(tmp_path, TESTS, "evil", staged={"share/odd.txt": "evil\n"})
+    good = Path(artifact.path).read_bytes()
+    ask = Solver.ask
+
+    def tampering(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+        if verb != "link":
+            return ask(self, verb, timeout_s, **what)
+        shutil.copyfile(evil.path, artifact.path)
+        said = ask(self, verb, timeout_s, **what)
+        Path(artifact.path).write_bytes(good)
+        return said
+
+    with Environments(tmp_path / "cache", ()) as made:
+        made.expect([artifact, needing])
+        with monkeypatch.context() as patch:
+            patch.setattr(Solver, "ask", tampering)
+            with pytest.raises(EnvironmentBroken, match=f"{artifact.filename}: it changed while"):
+                linked(made, needing)
+
+        assert (linked(made, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+def without_folder(path: Path) -> None:
+    """Put a file where the folder of a package is."""
+    shutil.rmtree(path.parent)
+    path.parent.write_bytes(b"")
+
+
+@pytest.mark.parametrize("replace", [lambda path: path.write_bytes(b"no package"), without_folder])
+def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
+    environments: Environments, artifact: Artifact, replace: Callable[[Path], None]
+) -> None:
+    def read() -> None:
+        with environments.reading(artifact) as path:
+            replace(path)
+            package.paths(path)
+
+    with pytest.raises(EnvironmentBroken, match="changed while it was read"):
+        read()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("worse")])
+def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
+    environments: Environments, artifact: Artifact, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    linked(environments, artifact)
+    shutil.rmtree(tmp_path / "cache/environments")
+    damage(tmp_path / "cache/pkgs" / artifact.dist / "share/odd.txt")
+
+    assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+def test_what_was_unpacked_of_other_bytes_stands_in_for_no_package(
+    environments: Environments, tmp_path: Path
+) -> None:
+    """A run that was killed may have left it; files with a prefix are written anew when linked."""
+    import builder
+
+    staged = {"bin/tool": f"#!{builder.PLACEHOLDER}\ngood\n"}
+    artifact = another(tmp_path, TESTS, "prefixed", subdir="linux-64", staged=staged)
+    linked(environments, artifact)
+    shutil.rmtree(tmp_path / "cache/environments")
+    tool = tmp_path / "cache/pkgs" / artifact.dist / "bin/tool"
+    tool.write_text(tool.read_text().replace("good", "evil"))
+
+    assert "good" in (linked(environments, artifact) / "bin/tool").read_text()
+
+
+def test_a_package_may_lie_where_no_name_is_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        artifact = another(tmp_path, TESTS, os.fsdecode(b"\xff"))
+    except OSError:
+        pytest.skip("this system has no such names")
+    monkeypatch.chdir(Path(artifact.path).parent)
+
+    with Environments(tmp_path / "cache", ()) as environments:
+        assert (linked(environments, artifact) / "share/odd.txt").is_file()
+
+
+def test_two_packages_never_share_a_folder_on_a_host(
+    environments: Environments, artifact: Artifact, tmp_path: Path, run: Run
+) -> None:
+    """Their hashes may begin alike: then each would be tested with the other's files, too."""
+    given: list[CheckResult] = []
+    preparation = Preparation(
+        host=Host(name="here", kind="docker", subdir="linux-64", image="a"),
+        run=run,
+        provider=hosts.provider("docker"),
+        facts=Facts(arch="x86_64", kernel="6.1"),
+        recipe=tmp_path,
+        environments=environments,
+        progress=lambda _: None,
+        give=given.append,
+    )
+    twin = another(tmp_path, TESTS, "twin", name="twin")
+    alike = msgspec.structs.replace(twin, sha256=artifact.sha256[:8] + twin.sha256[8:])
+    sections = (TestSection(label="", commands=("true",)),)
+    planned = [
+        PlannedPackage(
+            artifact=one, label=one.name, sections=sections, checks=checks.checks(sections)
+        )
+        for one in (artifact, alike)
+    ]
+
+    preparation.ready(planned[:1])
+    assert given == []
+    preparation.ready(planned[1:])
+
+    assert [one.outcome for one in given] == ["error", "error"]
+    assert all("have the same folder on the host" in one.message for one in given)
 
 
 def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_path: Path) -> None:

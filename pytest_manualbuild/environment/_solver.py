@@ -158,6 +158,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when it is over
     answers = os.dup(1)
     os.dup2(2, 1)  # nothing else may speak on the stream of answers
+    os.chdir("/")  # py-rattler takes no current folder whose name is not UTF-8
     asyncio.run(_serve(answers))
 
 

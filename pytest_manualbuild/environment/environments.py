@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -159,13 +159,19 @@ class Environments:
         path = Path(artifact.path)
         with self._one_at_a_time(artifact.sha256):
             _, known = self._seen.get(path, (0.0, 0))
-        yield path
-        if files.state(path) != known:
-            shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
-            raise EnvironmentBroken(
-                f"{path}: it changed while it was read.",
-                remedy=files.LEAVE_ALONE,
-            )
+        try:
+            yield path
+        finally:  # also where it could not be read to its end, for that reason
+            if not known or files.state(path) != known:
+                shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
+                raise EnvironmentBroken(
+                    f"{path}: it changed while it was read.",
+                    remedy=files.LEAVE_ALONE,
+                )
+
+    def _unpacked(self, artifact: Artifact) -> Path:
+        """Return where py-rattler unpacks a package."""
+        return self._cache / "pkgs" / artifact.dist
 
     def _private_channel(
         self, artifact: Artifact
@@ -294,25 +300,9 @@ class Environments:
         placement: Placement,
         asked_s: float,
     ) -> Path:
-        def link(target: Path) -> None:
-            with self.reading(artifact) if artifact is not None else contextlib.nullcontext():
-                said = self._solver.ask(
-                    "link",
-                    LINK_S,
-                    solution=solution["solution"],
-                    target=str(target),
-                    prefix=None if placement.in_place else prefix,
-                    cache=str(self._cache / "pkgs"),
-                    subdir=subdir,
-                )
-            if "error" in said:
-                raise _link_error(artifact, said["text"])
-            if artifact is not None and (wrong := files.first_difference(target, paths)):
-                raise Uninstallable(
-                    f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
-                    remedy="Build the package again.",
-                )
-
+        link = self._linker(
+            artifact, solution, subdir, None if placement.in_place else prefix, paths
+        )
         if placement.in_place:
             target = Path(prefix)
             link(target)
@@ -340,6 +330,59 @@ class Environments:
             self._know(layer)
         return target
 
+    def _linker(
+        self,
+        artifact: Artifact | None,
+        solution: dict[str, Any],
+        subdir: str,
+        prefix: str | None,
+        paths: list[dict[str, Any]],
+    ) -> Callable[[Path], None]:
+        """Return what links a solution into a folder, to be seen at the prefix if there is one."""
+
+        def link(target: Path) -> None:
+            try:
+                once(target)
+            except Uninstallable:
+                if artifact is None:
+                    raise
+                # Not the package's fault if what was unpacked earlier is no longer whole.
+                with locked(self._cache / "pkgs" / f"{artifact.dist}.again"):
+                    shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
+                    shutil.rmtree(target, ignore_errors=True)
+                    once(target)
+
+        def once(target: Path) -> None:
+            with contextlib.ExitStack() as unchanged:
+                for one in self._ours(artifact, solution):
+                    unchanged.enter_context(self.reading(one))
+                said = self._solver.ask(
+                    "link",
+                    LINK_S,
+                    solution=solution["solution"],
+                    target=str(target),
+                    prefix=prefix,
+                    cache=str(self._cache / "pkgs"),
+                    subdir=subdir,
+                )
+            if "error" in said:
+                raise _link_error(artifact, said["text"])
+            if artifact is None:
+                return
+            if wrong := files.first_difference(target, paths, self._unpacked(artifact)):
+                raise Uninstallable(
+                    f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
+                    remedy="Build the package again.",
+                )
+
+        return link
+
+    def _ours(self, artifact: Artifact | None, solution: dict[str, Any]) -> list[Artifact]:
+        """Return the packages of a solution that are tested in this run: the one, and others."""
+        hashes = {one["sha256"] for one in solution["packages"]}
+        own = [artifact] if artifact is not None else []
+        return own + [one for one in self._tested if one.sha256 in hashes and one not in own]
+
     @contextlib.contextmanager
     def _one_at_a_time(self, key: str) -> Iterator[None]:
         with self._lock:
@@ -359,7 +402,7 @@ def index_channel(folder: Path) -> None:
     """Index a folder of packages as a conda channel; ChannelError if that fails."""
     solver = Solver()
     try:
-        said = solver.ask("index", LINK_S, folder=str(folder))
+        said = solver.ask("index", LINK_S, folder=str(folder.absolute()))
     finally:
         solver.close()
     if "error" in said:

@@ -58,7 +58,7 @@ def _channel(place: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -
         f"{one.sha256} {one.subdir}/{one.filename} {Path(one.path).absolute()}"
         for one, _ in packages
     )
-    folder = place / hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+    folder = place / hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()[:32]
     for artifact, _ in packages:
         link = folder / artifact.subdir / artifact.filename
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -100,16 +100,22 @@ def check_files(packages: list[dict[str, Any]], artifact: Artifact | None) -> No
                 )
 
 
-def first_difference(prefix: Path, paths: list[dict[str, Any]]) -> str:
-    """Return the first file of the artifact that is not in the prefix with its bytes."""
+def first_difference(
+    prefix: Path, paths: list[dict[str, Any]], unpacked: Path | None = None
+) -> str:
+    """Return the first file of the artifact that is not in the prefix with its bytes.
+
+    What is not linked as it is, is looked at where it was ``unpacked``, if that is given.
+    """
     for entry in paths:
-        if entry.get("prefix_placeholder") or entry.get("path_type") != "hardlink":
+        if entry.get("path_type") != "hardlink":
             continue
         name = entry["_path"]
-        if name.startswith(("site-packages/", "python-scripts/")):
-            continue  # noarch: python decides where it goes
+        # Of noarch packages python decides where these go.
+        noarch = name.startswith(("site-packages/", "python-scripts/"))
+        folder = unpacked if noarch or entry.get("prefix_placeholder") else prefix
         try:
-            if sha256_of(prefix / name) != entry.get("sha256"):
+            if folder and sha256_of(folder / name) != entry.get("sha256"):
                 return str(name)
         except OSError:
             return str(name)
@@ -140,7 +146,7 @@ def state(path: Path) -> int:
                     seen.append((entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))))
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return hash(frozenset(seen)) or 1
 

@@ -97,6 +97,8 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     give: Give
     linked: dict[str, LinkedEnvironment] = msgspec.field(default_factory=dict)
     """The environments, by the key of their section; this is filled in."""
+    roots: dict[str, str] = msgspec.field(default_factory=dict)
+    """Whose environment goes where on the host, likewise."""
 
     def ready(self, packages: Sequence[PlannedPackage]) -> list[list[Section]]:
         """Return the sections of each package that can be run now; give the results of others."""
@@ -203,6 +205,21 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
         """Return where the section's environment goes on the host."""
         return self.provider.placement(self.host, self.run, section.place)
 
+    def _own_placement(self, place: str, key: str) -> Placement:
+        """Return where an environment goes; EnvironmentBroken if another one goes there.
+
+        A folder is named by few digits of what it is of, and who builds packages can try until
+        those of two are the same: each would be tested with the other's files.
+        """
+        found = self.provider.placement(self.host, self.run, place)
+        if self.roots.setdefault(found.root, key) != key:
+            raise EnvironmentBroken(
+                f"{key} and {self.roots[found.root]} have the same folder on the host:"
+                f" {place[:16]}… begins like the hash of the other.",
+                remedy="Build one of them again, or test each by itself.",
+            )
+        return found
+
     def _look_into(self, section: Section) -> None:
         (described,) = section.planned.sections
         try:
@@ -259,7 +276,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
             requires=requires,
             virtual_packages=virtual_packages(self.facts, self.host.subdir),
             subdir=self.host.subdir,
-            placement=self.placement(section),
+            placement=self._own_placement(section.place, section.key),
             progress=self.progress,
         )
         if described.build_requires:
@@ -269,7 +286,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
                 requires=described.build_requires,
                 virtual_packages=virtual_packages(self.facts, self.host.subdir),
                 subdir=self.host.subdir,
-                placement=self.provider.placement(self.host, self.run, tools),
+                placement=self._own_placement(tools, section.tools_key),
                 progress=self.progress,
             )
 
