@@ -89,14 +89,14 @@ def test_what_a_host_s_tests_did_to_a_shared_environment_reaches_no_other_host(
 def test_a_package_that_is_altered_during_a_run_is_not_read(
     environments: Environments, artifact: Artifact
 ) -> None:
-    with environments.reading(artifact) as path:
+    with environments.packages.reading(artifact) as path:
         assert str(path) == artifact.path
 
     alter(path)
 
     with (
         pytest.raises(EnvironmentBroken, match="changed since the run was planned"),
-        environments.reading(artifact),
+        environments.packages.reading(artifact),
     ):
         pass
 
@@ -193,7 +193,7 @@ def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
     environments: Environments, artifact: Artifact, replace: Callable[[Path], None]
 ) -> None:
     def read() -> None:
-        with environments.reading(artifact) as path:
+        with environments.packages.reading(artifact) as path:
             replace(path)
             package.paths(path)
 

@@ -14,14 +14,15 @@ import hashlib
 import json
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from pytest_manualbuild.environment import files
+from pytest_manualbuild.environment.looks import Looks, Turns
+from pytest_manualbuild.environment.packages import Packages
 from pytest_manualbuild.environment.prefix import below, on_windows, padded
 from pytest_manualbuild.environment.solver import LINK_S, SOLVE_S, Solver
 from pytest_manualbuild.errors import (
@@ -46,15 +47,11 @@ class Environments:
         self._cache = cache
         self._channels = tuple(channels)
         self._solver = Solver()
-        self._lock = threading.Lock()
-        self._locks: dict[str, threading.Lock] = {}
+        self._turns = Turns()
+        self._looks = Looks()
+        self.packages = Packages(cache)
         self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
-        # What this run has looked at already; when it last looked, and in what state it was then.
-        self._private: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {}
-        self._seen: dict[Path, tuple[float, int]] = {}
-        self._tested: tuple[Artifact, ...] = ()
-        self._common: dict[str, list[str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -71,17 +68,7 @@ class Environments:
 
         As in the channel of packages just built that conda-build and rattler-build test with.
         """
-        self._tested = tuple(artifacts)
-
-    def _common_channel(self, subdir: str) -> list[str]:
-        """Return the channel of all packages that are tested there; none if there is but one."""
-        with self._one_at_a_time("common"):
-            if subdir not in self._common:
-                here = [one for one in self._tested if one.subdir in (subdir, "noarch")]
-                found = [(one, self._private_channel(one)[1]) for one in here]
-                made = [files.common_channel(self._cache, found)] if len(found) > 1 else []
-                self._common[subdir] = made
-        return self._common[subdir]
+        self.packages.tested = tuple(artifacts)
 
     def close(self) -> None:
         """End the solver's process."""
@@ -105,7 +92,7 @@ class Environments:
         """
         try:
             channel, index, paths = (
-                self._private_channel(artifact) if artifact is not None else (None, {}, [])
+                self.packages.channel(artifact) if artifact is not None else (None, {}, [])
             )
         except ArtifactError as error:
             raise Uninstallable(error.problem, remedy=error.remedy) from error
@@ -116,7 +103,7 @@ class Environments:
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
             prefix, notes = self._place(artifact, solution["packages"], placement.root, subdir)
-            with self._one_at_a_time(placement.root if placement.in_place else prefix):
+            with self._turns.of(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
                 path = self._linked(artifact, solution, subdir, prefix, paths, placement, asked_s)
         except ArtifactError as error:  # of a package that a channel gave
@@ -149,62 +136,6 @@ class Environments:
             remedy="Free some space." if full else "Check the folder's permissions.",
         )
 
-    @contextlib.contextmanager
-    def reading(self, artifact: Artifact) -> Iterator[Path]:
-        """Give a package file that has the planned bytes from beginning to end.
-
-        EnvironmentBroken if not; then nothing that was unpacked from it stays.
-        """
-        self._private_channel(artifact)
-        path = Path(artifact.path)
-        with self._one_at_a_time(artifact.sha256):
-            _, known = self._seen.get(path, (0.0, 0))
-        try:
-            yield path
-        finally:  # also where it could not be read to its end, for that reason
-            if not known or files.state(path) != known:
-                shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
-                raise EnvironmentBroken(
-                    f"{path}: it changed while it was read.",
-                    remedy=files.LEAVE_ALONE,
-                )
-
-    def _unpacked(self, artifact: Artifact) -> Path:
-        """Return where py-rattler unpacks a package."""
-        return self._cache / "pkgs" / artifact.dist
-
-    def _private_channel(
-        self, artifact: Artifact
-    ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-        path = Path(artifact.path)
-        asked_s = time.monotonic()
-        with self._one_at_a_time(artifact.sha256):
-            if artifact.sha256 not in self._private or self._changed(path, asked_s):
-                # Looked at first: what changes while its bytes are read shows at the next look.
-                looked_s, known = time.monotonic(), files.state(path)
-                self._private[artifact.sha256] = files.private_channel(self._cache, artifact)
-                self._seen[path] = looked_s, known
-        return self._private[artifact.sha256]
-
-    def _know(self, path: Path) -> None:
-        """Note the state of a file or folder whose bytes are known."""
-        looked_s = time.monotonic()
-        self._seen[path] = looked_s, files.state(path)
-
-    def _changed(self, path: Path, asked_s: float) -> bool:
-        """Say whether a file or folder was touched since this run knew its bytes.
-
-        Who waited for its turn since ``asked_s`` takes what was seen meanwhile: hosts that begin
-        together look once.
-        """
-        looked_s, known = self._seen.pop(path, (0.0, 0))
-        if looked_s < asked_s:
-            looked_s, now = time.monotonic(), files.state(path)
-            if not known or now != known:
-                return True
-        self._seen[path] = looked_s, known
-        return False
-
     def _solve(
         self,
         artifact: Artifact | None,
@@ -222,7 +153,7 @@ class Environments:
             what, depends = artifact.dist, artifact.depends
         alone = not requires and all(spec.startswith("__") for spec in depends)
         others = [] if alone else [_channel(one) for one in self._channels]
-        common = [] if alone else self._common_channel(subdir)
+        common = [] if alone else self.packages.common_channel(subdir)
         asked = {
             "index": index,
             "channels": [*([channel] if channel else []), *common, *others],
@@ -233,7 +164,7 @@ class Environments:
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         # A solution lives in the child that found it, and goes with it.
         key = (self._solver.start(), digest)
-        with self._one_at_a_time(digest):
+        with self._turns.of(digest):
             if key not in self._solved:
                 self._solved[key] = self._solver.ask("solve", SOLVE_S, **asked)
         said = self._solved[key]
@@ -283,7 +214,7 @@ class Environments:
         """Check the packages' files and find their prefix: once for hosts with one solution."""
         sha256 = artifact.sha256 if artifact is not None else ""
         key = json.dumps([root, sha256, *(one["url"] for one in packages)])
-        with self._one_at_a_time(key):
+        with self._turns.of(key):
             if key not in self._placed:
                 files.check_files(packages, artifact)
                 find = on_windows if subdir.startswith("win-") else padded
@@ -300,9 +231,7 @@ class Environments:
         placement: Placement,
         asked_s: float,
     ) -> Path:
-        link = self._linker(
-            artifact, solution, subdir, None if placement.in_place else prefix, paths
-        )
+        link = self._linker(artifact, solution, subdir, None if placement.in_place else prefix)
         if placement.in_place:
             target = Path(prefix)
             link(target)
@@ -314,7 +243,7 @@ class Environments:
             layer = self._cache / "environments" / key
             inside = below(placement.root, prefix)
             target = layer / inside
-            if not self._changed(layer, asked_s):
+            if not self._looks.changed(layer, asked_s):
                 return target
             layer.parent.mkdir(parents=True, exist_ok=True)
             with locked(layer.with_suffix(".lock")):
@@ -327,7 +256,7 @@ class Environments:
                         made.parent.mkdir(parents=True)
                         link(made)
                         (Path(fresh) / "layer").rename(layer)
-            self._know(layer)
+            self._looks.know(layer)
         return target
 
     def _linker(
@@ -336,26 +265,26 @@ class Environments:
         solution: dict[str, Any],
         subdir: str,
         prefix: str | None,
-        paths: list[dict[str, Any]],
     ) -> Callable[[Path], None]:
         """Return what links a solution into a folder, to be seen at the prefix if there is one."""
+        hashes = [one["sha256"] for one in solution["packages"]]
+        ours = self.packages.among(hashes, artifact)
 
         def link(target: Path) -> None:
             try:
                 once(target)
             except Uninstallable:
-                if artifact is None:
-                    raise
-                # Not the package's fault if what was unpacked earlier is no longer whole.
-                with locked(self._cache / "pkgs" / f"{artifact.dist}.again"):
-                    shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
+                # No package's fault if what was unpacked of it earlier is no longer whole.
+                with locked(self._cache / "again.lock"):
+                    for one in ours:
+                        self.packages.forget(one)
                     shutil.rmtree(target, ignore_errors=True)
                     once(target)
 
         def once(target: Path) -> None:
             with contextlib.ExitStack() as unchanged:
-                for one in self._ours(artifact, solution):
-                    unchanged.enter_context(self.reading(one))
+                for one in ours:
+                    unchanged.enter_context(self.packages.reading(one))
                 said = self._solver.ask(
                     "link",
                     LINK_S,
@@ -367,28 +296,14 @@ class Environments:
                 )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
-            if artifact is None:
-                return
-            if wrong := files.first_difference(target, paths, self._unpacked(artifact)):
-                raise Uninstallable(
-                    f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
-                    remedy="Build the package again.",
-                )
+            for one in ours:
+                if wrong := self.packages.difference(one, target if one is artifact else None):
+                    raise Uninstallable(
+                        f"{one.dist}: {wrong} is not in the environment as the package has it.",
+                        remedy="Build the package again.",
+                    )
 
         return link
-
-    def _ours(self, artifact: Artifact | None, solution: dict[str, Any]) -> list[Artifact]:
-        """Return the packages of a solution that are tested in this run: the one, and others."""
-        hashes = {one["sha256"] for one in solution["packages"]}
-        own = [artifact] if artifact is not None else []
-        return own + [one for one in self._tested if one.sha256 in hashes and one not in own]
-
-    @contextlib.contextmanager
-    def _one_at_a_time(self, key: str) -> Iterator[None]:
-        with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            yield
 
 
 def post_link(name: str, subdir: str) -> str:

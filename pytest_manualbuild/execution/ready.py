@@ -224,7 +224,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
         (described,) = section.planned.sections
         try:
             artifact = section.planned.artifact
-            with self.environments.reading(artifact) as path:
+            with self.environments.packages.reading(artifact) as path:
                 found = contents.problems(artifact, described.contents, list(package.paths(path)))
         except ArtifactError as error:
             self._all(section, Outcome.FAILED, Cause.CONTENTS, error.problem)

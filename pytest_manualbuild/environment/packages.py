@@ -1,0 +1,104 @@
+"""The packages under test: their files, read where they lie, as long as nobody touches them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_manualbuild.environment import files
+from pytest_manualbuild.environment.looks import Looks, Turns
+from pytest_manualbuild.errors import EnvironmentBroken
+from pytest_manualbuild.model import Artifact
+
+Described = tuple[str, dict[str, Any], list[dict[str, Any]]]
+"""The URL of a package's own channel, its ``info/index.json`` and the entries of its paths."""
+
+
+class Packages:
+    """What a run knows of the packages that it tests; safe for several threads."""
+
+    def __init__(self, cache: Path) -> None:
+        """Keep channels below ``cache``, where py-rattler unpacks packages as well."""
+        self._cache = cache
+        self._turns = Turns()
+        self._looks = Looks()
+        self._described: dict[str, Described] = {}
+        self._common: dict[str, list[str]] = {}
+        self._compared: set[str] = set()
+        self.tested: tuple[Artifact, ...] = ()
+        """All that are tested in this run."""
+
+    def channel(self, artifact: Artifact) -> Described:
+        """Return a channel of that package alone; EnvironmentBroken if its bytes changed."""
+        path = Path(artifact.path)
+        asked_s = time.monotonic()
+        with self._turns.of(artifact.sha256):
+            if artifact.sha256 not in self._described or self._looks.changed(path, asked_s):
+                # Looked at first: what changes while its bytes are read shows at the next look.
+                look = self._looks.look(path)
+                self._described[artifact.sha256] = files.private_channel(self._cache, artifact)
+                self._looks.know(path, look)
+        return self._described[artifact.sha256]
+
+    def common_channel(self, subdir: str) -> list[str]:
+        """Return the channel of all packages that are tested there; none if there is but one."""
+        with self._turns.of("common"):
+            if subdir not in self._common:
+                here = [one for one in self.tested if one.subdir in (subdir, "noarch")]
+                found = [(one, self.channel(one)[1]) for one in here]
+                made = [files.common_channel(self._cache, found)] if len(found) > 1 else []
+                self._common[subdir] = made
+        return self._common[subdir]
+
+    def among(self, hashes: Sequence[str], artifact: Artifact | None) -> list[Artifact]:
+        """Return the tested packages with these hashes; the one that is asked for comes first."""
+        own = [artifact] if artifact is not None else []
+        return own + [one for one in self.tested if one.sha256 in hashes and one not in own]
+
+    @contextlib.contextmanager
+    def reading(self, artifact: Artifact) -> Iterator[Path]:
+        """Give a package file that has the planned bytes from beginning to end.
+
+        EnvironmentBroken if not; then nothing that was unpacked from it stays.
+        """
+        self.channel(artifact)
+        path = Path(artifact.path)
+        with self._turns.of(artifact.sha256):
+            known = self._looks.known(path)
+        try:
+            yield path
+        finally:  # also where it could not be read to its end, for that reason
+            if not known or files.state(path) != known:
+                self.forget(artifact)
+                raise EnvironmentBroken(
+                    f"{path}: it changed while it was read.",
+                    remedy=files.LEAVE_ALONE,
+                )
+
+    def forget(self, artifact: Artifact) -> None:
+        """Remove what was unpacked of a package."""
+        self._compared.discard(artifact.sha256)
+        shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
+
+    def difference(self, artifact: Artifact, prefix: Path | None) -> str:
+        """Return the first file of a package that was not linked with its bytes; empty: all were.
+
+        What a prefix has in another form is looked at where it was unpacked, and with None all of
+        it is: others may have written over it in the prefix. That is done once in a run.
+        """
+        if prefix is None and artifact.sha256 in self._compared:
+            return ""
+        unpacked = self._unpacked(artifact)
+        _, _, paths = self.channel(artifact)
+        wrong = files.first_difference(prefix or unpacked, paths, unpacked)
+        if not wrong:
+            self._compared.add(artifact.sha256)
+        return wrong
+
+    def _unpacked(self, artifact: Artifact) -> Path:
+        """Return where py-rattler unpacks a package."""
+        return self._cache / "pkgs" / artifact.dist
