@@ -285,3 +285,19 @@ def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(run, range(4)))) == 1
+
+
+def test_of_many_files_the_first_that_differs_is_named(tmp_path: Path) -> None:
+    entries = []
+    for number in range(1000):
+        path = tmp_path / f"{number}"
+        path.write_bytes(bytes([number % 251]))
+        entries.append(
+            {"_path": path.name, "path_type": "hardlink", "sha256": files.sha256_of(path)}
+        )
+    assert not files.first_difference(tmp_path, entries)
+    for number in (999, 700, 3):  # of each thread's share
+        (tmp_path / f"{number}").write_bytes(b"altered")
+        assert files.first_difference(tmp_path, entries) == f"{number}"
+    (tmp_path / "2").unlink()
+    assert files.first_difference(tmp_path, entries) == "2"

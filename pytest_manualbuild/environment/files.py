@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,8 @@ from pytest_manualbuild.package import archive
 
 LEAVE_ALONE = "Leave the packages alone during a run, and run again."
 """What to do where a package changed."""
+_SHARE = 256
+"""Files of a package that are worth a thread when they are hashed."""
 
 
 def private_channel(
@@ -107,6 +110,7 @@ def first_difference(
 
     What is not linked as it is, is looked at where it was ``unpacked``, if that is given.
     """
+    wanted = []
     for entry in paths:
         if entry.get("path_type") != "hardlink":
             continue
@@ -114,11 +118,22 @@ def first_difference(
         # Of noarch packages python decides where these go.
         noarch = name.startswith(("site-packages/", "python-scripts/"))
         folder = unpacked if noarch or entry.get("prefix_placeholder") else prefix
+        if folder:
+            wanted.append((str(name), folder / name, entry.get("sha256")))
+    share = max(_SHARE, -(-len(wanted) // (os.cpu_count() or 1)))
+    shares = [wanted[begin : begin + share] for begin in range(0, len(wanted), share)]
+    with ThreadPoolExecutor(max(1, len(shares))) as pool:
+        return next(filter(None, pool.map(_first_wrong, shares)), "")
+
+
+def _first_wrong(wanted: Sequence[tuple[str, Path, str | None]]) -> str:
+    """Return the first name whose file has not the SHA-256 that it should have."""
+    for name, path, sha256 in wanted:
         try:
-            if folder and sha256_of(folder / name) != entry.get("sha256"):
-                return str(name)
+            if sha256_of(path) != sha256:
+                return name
         except OSError:
-            return str(name)
+            return name
     return ""
 
 
