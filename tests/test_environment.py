@@ -182,6 +182,33 @@ def test_a_package_that_another_one_needs_is_not_replaced_either_while_both_are_
         assert (linked(made, artifact) / "share/odd.txt").read_text() == "odd\n"
 
 
+def test_a_folder_of_packages_that_is_replaced_for_a_moment_brings_nothing_of_another_one(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time of the package itself tells of that, and what another one has beside it is linked."""
+    evil = another(tmp_path, TESTS, "evil", staged={"bin/more": "evil\n"})
+    folder, other, aside = Path(artifact.path).parent, Path(evil.path).parent, tmp_path / "aside"
+    ask = Solver.ask
+
+    def tampering(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+        if verb != "link" or not other.exists():
+            return ask(self, verb, timeout_s, **what)
+        folder.rename(aside)
+        other.rename(folder)
+        said = ask(self, verb, timeout_s, **what)
+        shutil.rmtree(folder)
+        aside.rename(folder)
+        return said
+
+    monkeypatch.setattr(Solver, "ask", tampering)
+    with Environments(tmp_path / "cache", ()) as made:
+        prefix = linked(made, artifact)
+
+    assert not other.exists()
+    assert (prefix / "share/odd.txt").is_file()
+    assert not (prefix / "bin/more").exists()
+
+
 def without_folder(path: Path) -> None:
     """Put a file where the folder of a package is."""
     shutil.rmtree(path.parent)

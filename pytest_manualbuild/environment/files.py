@@ -21,6 +21,8 @@ from pytest_manualbuild.package import archive
 
 LEAVE_ALONE = "Leave the packages alone during a run, and run again."
 """What to do where a package changed."""
+_INFO = "info"
+"""The ``path_type`` that files of ``info/`` have here: they are unpacked, and linked nowhere."""
 _SHARE = 256
 """Files of a package that are worth a thread when they are hashed."""
 
@@ -30,6 +32,7 @@ def private_channel(
 ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Make a channel that holds the artifact alone; return its URL, index and paths.
 
+    Among the paths are the files of its ``info/``: what else is linked, and how, stands in them.
     Raises EnvironmentBroken if the file no longer has the planned bytes.
     """
     path = Path(artifact.path)
@@ -42,12 +45,15 @@ def private_channel(
         raise EnvironmentBroken(why, remedy=LEAVE_ALONE)
     index: dict[str, Any] = {}
     paths: list[dict[str, Any]] = []
+    info = []
     for name, content in archive.info_members(path):
+        sha256 = hashlib.sha256(content).hexdigest()
+        info.append({"_path": name, "path_type": _INFO, "sha256": sha256})
         if name == "info/index.json":
             index = json.loads(content)
         elif name == "info/paths.json":
             paths = package.entries(path, content)
-    return _channel(cache / "channels", [(artifact, index)]), index, paths
+    return _channel(cache / "channels", [(artifact, index)]), index, [*info, *paths]
 
 
 def common_channel(cache: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> str:
@@ -112,12 +118,13 @@ def first_difference(
     """
     wanted = []
     for entry in paths:
-        if entry.get("path_type") != "hardlink":
+        if entry.get("path_type") not in ("hardlink", _INFO):
             continue
         name = entry["_path"]
         # Of noarch packages python decides where these go.
         noarch = name.startswith(("site-packages/", "python-scripts/"))
-        folder = unpacked if noarch or entry.get("prefix_placeholder") else prefix
+        elsewhere = noarch or entry.get("prefix_placeholder") or entry["path_type"] == _INFO
+        folder = unpacked if elsewhere else prefix
         if folder:
             wanted.append((str(name), folder / name, entry.get("sha256")))
     share = max(_SHARE, -(-len(wanted) // (os.cpu_count() or 1)))
