@@ -86,6 +86,28 @@ def test_what_a_host_s_tests_did_to_a_shared_environment_reaches_no_other_host(
     assert file.read_bytes() == b"odd\n"
 
 
+def test_what_was_altered_in_an_environment_reaches_no_later_run_either(tmp_path: Path) -> None:
+    """Not even what is linked in another form, is a link, or was never there."""
+    import builder
+
+    staged = {"bin/tool": f"#!{builder.PLACEHOLDER}\ngood\n"}
+    artifact = another(tmp_path, TESTS, "prefixed", subdir="linux-64", staged=staged)
+    with Environments(tmp_path / "cache", ()) as first:
+        prefix = linked(first, artifact)
+    inode = prefix.stat().st_ino
+    with Environments(tmp_path / "cache", ()) as second:
+        assert linked(second, artifact).stat().st_ino == inode  # linked once
+
+    tool = prefix / "bin/tool"
+    tool.write_text(tool.read_text().replace("good", "evil"))
+    with Environments(tmp_path / "cache", ()) as third:
+        assert "good" in (linked(third, artifact) / "bin/tool").read_text()
+
+    (prefix / "bin/more").symlink_to("tool")
+    with Environments(tmp_path / "cache", ()) as fourth:
+        assert not (linked(fourth, artifact) / "bin/more").is_symlink()
+
+
 def test_a_package_that_is_altered_during_a_run_is_not_read(
     environments: Environments, artifact: Artifact
 ) -> None:

@@ -247,8 +247,7 @@ class Environments:
                 return target
             layer.parent.mkdir(parents=True, exist_ok=True)
             with locked(layer.with_suffix(".lock")):
-                broken = not target.is_dir() or files.first_difference(target, paths)
-                if layer.is_dir() and broken:
+                if layer.is_dir() and not _whole(layer, target, paths):
                     shutil.rmtree(layer)
                 if not layer.is_dir():
                     with tempfile.TemporaryDirectory(dir=layer.parent) as fresh:
@@ -256,6 +255,8 @@ class Environments:
                         made.parent.mkdir(parents=True)
                         link(made)
                         (Path(fresh) / "layer").rename(layer)
+                    with files.replacing(_made_as(layer)) as file:
+                        file.write_text(files.lasting_state(layer))
             self._looks.know(layer)
         return target
 
@@ -311,6 +312,24 @@ def post_link(name: str, subdir: str) -> str:
     if subdir.startswith("win-"):
         return f"Scripts/.{name}-post-link.bat"
     return f"bin/.{name}-post-link.sh"
+
+
+def _whole(layer: Path, target: Path, paths: list[dict[str, Any]]) -> bool:
+    """Say whether an environment that an earlier run made is as that left it.
+
+    Its state tells also of files that are linked in another form, and of those of other packages.
+    """
+    return (
+        target.is_dir()
+        and _made_as(layer).is_file()
+        and _made_as(layer).read_bytes() == files.lasting_state(layer).encode()
+        and not files.first_difference(target, paths)
+    )
+
+
+def _made_as(layer: Path) -> Path:
+    """Return the file with the state in which an environment was made."""
+    return layer.with_suffix(".state")
 
 
 def index_channel(folder: Path) -> None:

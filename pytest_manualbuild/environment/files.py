@@ -158,19 +158,31 @@ def state(path: Path) -> int:
 
     It reads no bytes. Within this process only; 0 where nothing is.
     """
-    seen = []
     try:
-        seen.append(("", untrusted.stamp(path.stat())))
-        folders = [os.fspath(path)] if path.is_dir() else []
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    seen.append((entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))))
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+        return hash(frozenset(_stamps(path))) or 1
     except (FileNotFoundError, NotADirectoryError):
         return 0
-    return hash(frozenset(seen)) or 1
+
+
+def lasting_state(path: Path) -> str:
+    """Return such a state that holds in other processes and for longer.
+
+    Not the time when an inode changed: what is linked has it in common with other environments.
+    """
+    seen = sorted((name, stamp[:-1]) for name, stamp in _stamps(path))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the names and stamps of a path and of all that is below it."""
+    yield "", untrusted.stamp(path.stat())
+    folders = [os.fspath(path)] if path.is_dir() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                yield entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 def sha256_of(path: Path) -> str:
