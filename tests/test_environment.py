@@ -15,7 +15,7 @@ import pytest
 from conftest import write_package
 from pytest_manualbuild import checks, hosts, package
 from pytest_manualbuild.environment import files
-from pytest_manualbuild.environment.environments import Environments
+from pytest_manualbuild.environment.environments import Environments, index_channel
 from pytest_manualbuild.environment.solver import Solver
 from pytest_manualbuild.errors import EnvironmentBroken
 from pytest_manualbuild.execution.ready import Preparation
@@ -259,6 +259,28 @@ def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
     damage(tmp_path / "cache/pkgs" / artifact.dist / "share/odd.txt")
 
     assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_package_is_tested_also_where_what_was_unpacked_of_another_one_is_damaged(
+    tmp_path: Path, *, tested: bool
+) -> None:
+    needed = another(tmp_path, TESTS, "needed", name="needed", staged={"share/more.txt": "more\n"})
+    index_channel(Path(needed.path).parents[1])
+    needs = f"requirements:\n  run:\n    - needed\n{TESTS}"
+    needing = another(tmp_path, needs, "needing", name="needing")
+    channels = () if tested else (Path(needed.path).parents[1].as_uri(),)
+
+    def again() -> Path:
+        with Environments(tmp_path / "cache", channels) as environments:
+            environments.expect([needed, needing] if tested else [needing])
+            return linked(environments, needing)
+
+    again()
+    shutil.rmtree(tmp_path / "cache/environments")
+    (tmp_path / "cache/pkgs" / needed.dist / "share/more.txt").unlink()
+
+    assert (again() / "share/more.txt").read_text() == "more\n"
 
 
 def test_what_was_unpacked_of_other_bytes_stands_in_for_no_package(

@@ -274,11 +274,12 @@ class Environments:
         def link(target: Path) -> None:
             try:
                 once(target)
-            except Uninstallable:
+            except (Uninstallable, _Unlinked) as error:
                 # No package's fault if what was unpacked of it earlier is no longer whole.
                 with locked(self._cache / "again.lock"):
                     for one in ours:
                         self.packages.forget(one)
+                    self.packages.forget_named(error.detail, solution["packages"])
                     shutil.rmtree(target, ignore_errors=True)
                     once(target)
 
@@ -358,6 +359,10 @@ def _channel(text: str) -> str:
     return folder.absolute().as_uri() if is_path else text
 
 
+class _Unlinked(EnvironmentBroken):
+    """Packages that cannot be linked, and none that is tested is to blame."""
+
+
 def _link_error(artifact: Artifact | None, text: str) -> Exception:
     if "No space left" in text or "os error 28" in text:
         return EnvironmentBroken("The disk is full.", remedy="Free some space.", detail=text)
@@ -365,7 +370,7 @@ def _link_error(artifact: Artifact | None, text: str) -> Exception:
         return Uninstallable(
             f"{artifact.dist} cannot be installed.", remedy="Build it again.", detail=text
         )
-    return EnvironmentBroken(
+    return _Unlinked(
         "The environment cannot be linked.", remedy="Check the channel's packages.", detail=text
     )
 

@@ -84,6 +84,13 @@ class Packages:
         self._compared.discard(artifact.sha256)
         shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
 
+    def forget_named(self, text: str, solved: Sequence[dict[str, Any]]) -> None:
+        """Remove what was unpacked of those packages of a solution that a text names."""
+        for one in solved:
+            dist = f"{one['name']}-{one['version']}-{one['build']}"
+            if dist in text:
+                shutil.rmtree(self._cache / "pkgs" / dist, ignore_errors=True)
+
     def difference(self, artifact: Artifact, prefix: Path | None) -> str:
         """Return the first file of a package that was not linked with its bytes; empty: all were.
 
