@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -281,6 +282,20 @@ def test_a_package_is_tested_also_where_what_was_unpacked_of_another_one_is_dama
     (tmp_path / "cache/pkgs" / needed.dist / "share/more.txt").unlink()
 
     assert (again() / "share/more.txt").read_text() == "more\n"
+
+
+def test_no_package_is_blamed_for_one_that_has_its_name_in_its_own(tmp_path: Path) -> None:
+    listed = json.dumps({"paths": [{"_path": "gone", "path_type": "hardlink"}], "paths_version": 1})
+    broken = another(tmp_path, TESTS, "py", name="pyodd", info={"info/paths.json": listed})
+    index_channel(Path(broken.path).parents[1])
+    needing = another(tmp_path, f"requirements:\n  run:\n    - pyodd\n{TESTS}", "odd")
+    channels = (Path(broken.path).parents[1].as_uri(),)
+
+    with (
+        Environments(tmp_path / "cache", channels) as environments,
+        pytest.raises(EnvironmentBroken, match="failed to link pyodd-1-0"),
+    ):
+        linked(environments, needing)
 
 
 def test_what_was_unpacked_of_other_bytes_stands_in_for_no_package(

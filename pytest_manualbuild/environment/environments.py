@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -376,4 +377,6 @@ def _link_error(artifact: Artifact | None, text: str) -> Exception:
 
 
 def _names(artifact: Artifact, text: str) -> bool:
-    return any(one in text for one in (artifact.filename, artifact.dist, artifact.sha256))
+    """Say whether a text names a package, and not only another one that is called `py` and it."""
+    names = "|".join(map(re.escape, (artifact.filename, artifact.dist, artifact.sha256)))
+    return re.search(rf"(?<![\w.-])({names})(?![\w-])", text) is not None
