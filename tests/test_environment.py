@@ -23,6 +23,7 @@ from pytest_manualbuild.execution.ready import Preparation
 from pytest_manualbuild.hosts.base import in_own_root
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Artifact, Facts, Host, PlannedPackage, TestSection
+from pytest_manualbuild.package import archive
 from pytest_manualbuild.records import CheckResult
 
 TESTS = "test:\n  commands:\n    - 'true'\n"
@@ -249,6 +250,37 @@ def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
 
     with pytest.raises(EnvironmentBroken, match="changed while it was read"):
         read()
+
+
+def for_elsewhere(path: Path) -> None:
+    """Put a package there that is for no such host."""
+    needs = f"requirements:\n  run:\n    - __osx\n{TESTS}"
+    folder = path.parent / "elsewhere"
+    folder.mkdir()
+    (other,) = package.find(write_package(folder, needs), None)
+    shutil.copyfile(other, path)
+
+
+@pytest.mark.parametrize(
+    "replace", [lambda path: path.write_bytes(b"no package"), without_folder, for_elsewhere]
+)
+def test_nor_is_it_where_it_is_replaced_after_it_was_hashed(
+    environments: Environments,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    replace: Callable[[Path], None],
+) -> None:
+    """Of a large package there are seconds from the one to the other."""
+    info_members = archive.info_members
+
+    def late(path: Path) -> list[tuple[str, bytes]]:
+        replace(path)
+        return info_members(path)
+
+    monkeypatch.setattr(archive, "info_members", late)
+
+    with pytest.raises(EnvironmentBroken, match="changed while it was read"):
+        linked(environments, artifact)
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("worse")])

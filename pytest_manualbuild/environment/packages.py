@@ -38,9 +38,12 @@ class Packages:
         asked_s = time.monotonic()
         with self._turns.of(artifact.sha256):
             if artifact.sha256 not in self._described or self._looks.changed(path, asked_s):
-                # Looked at first: what changes while its bytes are read shows at the next look.
                 look = self._looks.look(path)
-                self._described[artifact.sha256] = files.private_channel(self._cache, artifact)
+                try:
+                    self._described[artifact.sha256] = files.private_channel(self._cache, artifact)
+                finally:  # also where other bytes than those that were hashed cannot be read
+                    if files.state(path) != look[1]:
+                        raise _changed(path)
                 self._looks.know(path, look)
         return self._described[artifact.sha256]
 
@@ -74,10 +77,7 @@ class Packages:
         finally:  # also where it could not be read to its end, for that reason
             if not known or files.state(path) != known:
                 self.forget(artifact)
-                raise EnvironmentBroken(
-                    f"{path}: it changed while it was read.",
-                    remedy=files.LEAVE_ALONE,
-                )
+                raise _changed(path)
 
     def forget(self, artifact: Artifact) -> None:
         """Remove what was unpacked of a package."""
@@ -109,3 +109,7 @@ class Packages:
     def _unpacked(self, artifact: Artifact) -> Path:
         """Return where py-rattler unpacks a package."""
         return self._cache / "pkgs" / artifact.dist
+
+
+def _changed(path: Path) -> EnvironmentBroken:
+    return EnvironmentBroken(f"{path}: it changed while it was read.", remedy=files.LEAVE_ALONE)
