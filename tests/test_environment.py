@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from conftest import write_package
+from conftest import command, write_package
 from pytest_manualbuild import checks, hosts, package
 from pytest_manualbuild.environment import files
 from pytest_manualbuild.environment.environments import Environments, index_channel
@@ -403,6 +405,37 @@ def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(run, range(4)))) == 1
+
+
+def test_a_run_that_is_killed_while_it_links_leaves_nothing_for_ever(
+    environments: Environments, artifact: Artifact, tmp_path: Path
+) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from pytest_manualbuild import package
+from pytest_manualbuild.environment.solver import Solver
+from test_environment import Environments, linked
+ask = Solver.ask
+def killed(self, verb, *args, **what):
+    said = ask(self, verb, *args, **what)
+    if verb == "link":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return said
+Solver.ask = killed
+with Environments(Path({str(tmp_path / "cache")!r}), ()) as made:
+    linked(made, package.read(Path({artifact.path!r})))
+"""
+    ran = command(sys.executable, "-c", program, cwd=Path(__file__).parent)
+    assert ran.status == -signal.SIGKILL, ran.out
+    place = tmp_path / "cache/environments"
+    assert any(path.is_dir() for path in place.iterdir())
+
+    linked(environments, another(tmp_path, TESTS, "twin", name="twin"))
+
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 1
+    linked(environments, artifact)
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 2
 
 
 def test_of_many_files_the_first_that_differs_is_named(tmp_path: Path) -> None:

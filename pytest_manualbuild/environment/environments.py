@@ -14,9 +14,8 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -251,11 +250,10 @@ class Environments:
                 if layer.is_dir() and not _whole(layer, target, paths):
                     shutil.rmtree(layer)
                 if not layer.is_dir():
-                    with tempfile.TemporaryDirectory(dir=layer.parent) as fresh:
-                        made = Path(fresh) / "layer" / inside
-                        made.parent.mkdir(parents=True)
-                        link(made)
-                        (Path(fresh) / "layer").rename(layer)
+                    with _making(layer) as fresh:
+                        (fresh / inside).parent.mkdir(parents=True)
+                        link(fresh / inside)
+                        fresh.rename(layer)
                     with files.replacing(_made_as(layer)) as file:
                         file.write_text(files.lasting_state(layer))
             self._looks.know(layer)
@@ -314,6 +312,23 @@ def post_link(name: str, subdir: str) -> str:
     if subdir.startswith("win-"):
         return f"Scripts/.{name}-post-link.bat"
     return f"bin/.{name}-post-link.sh"
+
+
+@contextlib.contextmanager
+def _making(layer: Path) -> Iterator[Path]:
+    """Give a folder in which an environment is made before it takes its place.
+
+    What runs left that were killed meanwhile is removed, but for what another one is making now.
+    """
+    for left in layer.parent.glob("*.making"):
+        with locked(left.with_suffix(".lock"), wait=False) as nobody_else:
+            if nobody_else or left.stem == layer.name:  # whose lock we hold
+                shutil.rmtree(left, ignore_errors=True)
+    fresh = layer.with_suffix(".making")
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _whole(layer: Path, target: Path, paths: list[dict[str, Any]]) -> bool:
