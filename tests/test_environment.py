@@ -235,6 +235,29 @@ def test_a_folder_of_packages_that_is_replaced_for_a_moment_brings_nothing_of_an
     assert not (prefix / "bin/more").exists()
 
 
+def test_no_package_is_blamed_for_another_one_that_is_unpacked_in_its_place_all_the_time(
+    environments: Environments, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another run does that tests one of the same name."""
+    twin = another(tmp_path, TESTS, "twin", staged={"share/odd.txt": "other\n"})
+    with Environments(tmp_path / "other", ()) as others:
+        linked(others, twin)
+    ask = Solver.ask
+
+    def replacing(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+        said = ask(self, verb, timeout_s, **what)
+        if verb == "link":
+            unpacked = tmp_path / "cache/pkgs" / artifact.dist
+            shutil.rmtree(unpacked)
+            shutil.copytree(tmp_path / "other/pkgs" / artifact.dist, unpacked)
+        return said
+
+    monkeypatch.setattr(Solver, "ask", replacing)
+
+    with pytest.raises(EnvironmentBroken, match="another package of that name was unpacked"):
+        linked(environments, artifact)
+
+
 def without_folder(path: Path) -> None:
     """Put a file where the folder of a package is."""
     shutil.rmtree(path.parent)

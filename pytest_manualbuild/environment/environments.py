@@ -15,12 +15,12 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pytest_manualbuild.environment import files
+from pytest_manualbuild.environment import files, layers
 from pytest_manualbuild.environment.looks import Looks, Turns
 from pytest_manualbuild.environment.packages import Packages
 from pytest_manualbuild.environment.prefix import below, on_windows, padded
@@ -247,15 +247,14 @@ class Environments:
                 return target
             layer.parent.mkdir(parents=True, exist_ok=True)
             with locked(layer.with_suffix(".lock")):
-                if layer.is_dir() and not _whole(layer, target, paths):
+                if layer.is_dir() and not layers.is_whole(layer, target, paths):
                     shutil.rmtree(layer)
                 if not layer.is_dir():
-                    with _making(layer) as fresh:
+                    with layers.making(layer) as fresh:
                         (fresh / inside).parent.mkdir(parents=True)
                         link(fresh / inside)
                         fresh.rename(layer)
-                    with files.replacing(_made_as(layer)) as file:
-                        file.write_text(files.lasting_state(layer))
+                    layers.made(layer)
             self._looks.know(layer)
         return target
 
@@ -299,10 +298,7 @@ class Environments:
                 raise _link_error(artifact, said["text"])
             for one in ours:
                 if wrong := self.packages.difference(one, target if one is artifact else None):
-                    raise Uninstallable(
-                        f"{one.dist}: {wrong} is not in the environment as the package has it.",
-                        remedy="Build the package again.",
-                    )
+                    raise _difference(one, wrong)
 
         return link
 
@@ -312,41 +308,6 @@ def post_link(name: str, subdir: str) -> str:
     if subdir.startswith("win-"):
         return f"Scripts/.{name}-post-link.bat"
     return f"bin/.{name}-post-link.sh"
-
-
-@contextlib.contextmanager
-def _making(layer: Path) -> Iterator[Path]:
-    """Give a folder in which an environment is made before it takes its place.
-
-    What runs left that were killed meanwhile is removed, but for what another one is making now.
-    """
-    for left in layer.parent.glob("*.making"):
-        with locked(left.with_suffix(".lock"), wait=False) as nobody_else:
-            if nobody_else or left.stem == layer.name:  # whose lock we hold
-                shutil.rmtree(left, ignore_errors=True)
-    fresh = layer.with_suffix(".making")
-    try:
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _whole(layer: Path, target: Path, paths: list[dict[str, Any]]) -> bool:
-    """Say whether an environment that an earlier run made is as that left it.
-
-    Its state tells also of files that are linked in another form, and of those of other packages.
-    """
-    return (
-        target.is_dir()
-        and _made_as(layer).is_file()
-        and _made_as(layer).read_bytes() == files.lasting_state(layer).encode()
-        and not files.first_difference(target, paths)
-    )
-
-
-def _made_as(layer: Path) -> Path:
-    """Return the file with the state in which an environment was made."""
-    return layer.with_suffix(".state")
 
 
 def index_channel(folder: Path) -> None:
@@ -373,6 +334,18 @@ def _channel(text: str) -> str:
             remedy="Give a channel that was indexed (conda index, rattler-index), with --channel.",
         )
     return folder.absolute().as_uri() if is_path else text
+
+
+def _difference(artifact: Artifact, wrong: str) -> Exception:
+    if wrong.startswith("info/"):  # which was read out of the package, so that it can be unpacked
+        return _Unlinked(
+            f"{artifact.dist}: another package of that name was unpacked in its place.",
+            remedy="Does another run test one? Run again after it.",
+        )
+    return Uninstallable(
+        f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
+        remedy="Build the package again.",
+    )
 
 
 class _Unlinked(EnvironmentBroken):
