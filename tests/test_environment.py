@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from conftest import command, write_package
+from conftest import command, without_rights, write_package
 from pytest_manualbuild import checks, hosts, package
 from pytest_manualbuild.environment import files
 from pytest_manualbuild.environment.environments import Environments, index_channel
@@ -459,6 +459,23 @@ with Environments(Path({str(tmp_path / "cache")!r}), ()) as made:
     assert len([path for path in place.iterdir() if path.is_dir()]) == 1
     linked(environments, artifact)
     assert len([path for path in place.iterdir() if path.is_dir()]) == 2
+
+
+def test_a_file_that_nobody_may_read_is_no_fault_of_its_package(tmp_path: Path) -> None:
+    """It can be installed, as programs of others often are, and cannot be compared."""
+    (tmp_path / "program").write_bytes(b"program")
+    entry = {"_path": "program", "path_type": "hardlink"}
+    entry["sha256"] = files.sha256_of(tmp_path / "program")
+    (tmp_path / "program").chmod(0o111)
+    program = f"""
+from pathlib import Path
+from pytest_manualbuild.environment import files
+print(files.first_difference(Path({str(tmp_path)!r}), [{entry!r}]))
+"""
+
+    ran = without_rights(sys.executable, "-c", program, cwd=tmp_path)
+
+    assert "EnvironmentBroken: program of the package may not be read" in ran.out
 
 
 def test_of_many_files_the_first_that_differs_is_named(tmp_path: Path) -> None:

@@ -134,11 +134,19 @@ def first_difference(
 
 
 def _first_wrong(wanted: Sequence[tuple[str, Path, str | None]]) -> str:
-    """Return the first name whose file has not the SHA-256 that it should have."""
+    """Return the first name whose file has not the SHA-256 that it should have.
+
+    EnvironmentBroken where its mode forbids to find out: such a package can be installed.
+    """
     for name, path, sha256 in wanted:
         try:
             if sha256_of(path) != sha256:
                 return name
+        except PermissionError as error:
+            raise EnvironmentBroken(
+                f"{name} of the package may not be read, so that it cannot be compared.",
+                remedy="Run as root, or build the package with files that may be read.",
+            ) from error
         except OSError:
             return name
     return ""
