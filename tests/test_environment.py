@@ -235,24 +235,45 @@ def test_a_folder_of_packages_that_is_replaced_for_a_moment_brings_nothing_of_an
     assert not (prefix / "bin/more").exists()
 
 
-def test_no_package_is_blamed_for_another_one_that_is_unpacked_in_its_place_all_the_time(
-    environments: Environments, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As another run does that tests one of the same name."""
+@pytest.fixture
+def unpack_another(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Have another package of the same name be there after each link into folders of that name.
+
+    As another run brings it that tests one.
+    """
     twin = another(tmp_path, TESTS, "twin", staged={"share/odd.txt": "other\n"})
     with Environments(tmp_path / "other", ()) as others:
         linked(others, twin)
     ask = Solver.ask
 
-    def replacing(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
-        said = ask(self, verb, timeout_s, **what)
-        if verb == "link":
-            unpacked = tmp_path / "cache/pkgs" / artifact.dist
-            shutil.rmtree(unpacked)
-            shutil.copytree(tmp_path / "other/pkgs" / artifact.dist, unpacked)
-        return said
+    def begin(pattern: str) -> None:
+        def replacing(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+            said = ask(self, verb, timeout_s, **what)
+            place = Path(str(what.get("cache", "")))
+            if place.match(pattern):
+                shutil.rmtree(place / artifact.dist)
+                shutil.copytree(tmp_path / "other/pkgs" / artifact.dist, place / artifact.dist)
+            return said
 
-    monkeypatch.setattr(Solver, "ask", replacing)
+        monkeypatch.setattr(Solver, "ask", replacing)
+
+    return begin
+
+
+def test_what_other_runs_unpack_all_the_time_keeps_no_package_from_being_tested(
+    environments: Environments, artifact: Artifact, unpack_another: Callable[[str], None]
+) -> None:
+    unpack_another("pkgs")
+
+    assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+def test_no_package_is_blamed_for_another_one_that_is_unpacked_in_its_place(
+    environments: Environments, artifact: Artifact, unpack_another: Callable[[str], None]
+) -> None:
+    unpack_another("*")
 
     with pytest.raises(EnvironmentBroken, match="another package of that name was unpacked"):
         linked(environments, artifact)

@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -271,7 +271,7 @@ class Environments:
 
         def link(target: Path) -> None:
             try:
-                once(target)
+                once(target, self._cache / "pkgs")
             except (Uninstallable, _Unlinked) as error:
                 # No package's fault if what was unpacked of it earlier is no longer whole.
                 with locked(self._cache / "again.lock"):
@@ -279,9 +279,11 @@ class Environments:
                         self.packages.forget(one)
                     self.packages.forget_named(error.detail, solution["packages"])
                     shutil.rmtree(target, ignore_errors=True)
-                    once(target)
+                    # Others may unpack and remove packages in the common place meanwhile.
+                    with self._own_place() as unpacked:
+                        once(target, unpacked)
 
-        def once(target: Path) -> None:
+        def once(target: Path, unpacked: Path) -> None:
             with contextlib.ExitStack() as unchanged:
                 for one in ours:
                     unchanged.enter_context(self.packages.reading(one))
@@ -291,16 +293,27 @@ class Environments:
                     solution=solution["solution"],
                     target=str(target),
                     prefix=prefix,
-                    cache=str(self._cache / "pkgs"),
+                    cache=str(unpacked),
                     subdir=subdir,
                 )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
             for one in ours:
-                if wrong := self.packages.difference(one, target if one is artifact else None):
+                where = target if one is artifact else None
+                if wrong := self.packages.difference(one, where, unpacked):
                     raise _difference(one, wrong)
 
         return link
+
+    @contextlib.contextmanager
+    def _own_place(self) -> Iterator[Path]:
+        """Give whoever has the lock on it an empty folder where packages are unpacked."""
+        place = self._cache / "again"
+        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def post_link(name: str, subdir: str) -> str:

@@ -82,7 +82,7 @@ class Packages:
     def forget(self, artifact: Artifact) -> None:
         """Remove what was unpacked of a package."""
         self._compared.discard(artifact.sha256)
-        shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
+        shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
 
     def forget_named(self, text: str, solved: Sequence[dict[str, Any]]) -> None:
         """Remove what was unpacked of those packages of a solution that a text names."""
@@ -91,24 +91,21 @@ class Packages:
             if dist in text:
                 shutil.rmtree(self._cache / "pkgs" / dist, ignore_errors=True)
 
-    def difference(self, artifact: Artifact, prefix: Path | None) -> str:
+    def difference(self, artifact: Artifact, prefix: Path | None, place: Path) -> str:
         """Return the first file of a package that was not linked with its bytes; empty: all were.
 
-        What a prefix has in another form is looked at where it was unpacked, and with None all of
-        it is: others may have written over it in the prefix. That is done once in a run.
+        What a prefix has in another form is looked at where it was unpacked, in that place, and
+        with None all of it is: others may have written over it in the prefix. That is done once in
+        a run.
         """
         if prefix is None and artifact.sha256 in self._compared:
             return ""
-        unpacked = self._unpacked(artifact)
+        unpacked = place / artifact.dist
         _, _, paths = self.channel(artifact)
         wrong = files.first_difference(prefix or unpacked, paths, unpacked)
         if not wrong:
             self._compared.add(artifact.sha256)
         return wrong
-
-    def _unpacked(self, artifact: Artifact) -> Path:
-        """Return where py-rattler unpacks a package."""
-        return self._cache / "pkgs" / artifact.dist
 
 
 def _changed(path: Path) -> EnvironmentBroken:
