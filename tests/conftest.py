@@ -381,10 +381,14 @@ def manualbuild(*words: str, cwd: Path, **environ: str) -> Ran:
 
 def manualbuild_without_rights(*words: str, cwd: Path) -> Ran:
     """Run a verb of ours for which, to root as well, the modes of files hold."""
+    return without_rights(sys.executable, "-m", "pytest_manualbuild.cli", *words, cwd=cwd)
+
+
+def without_rights(*words: str, cwd: Path) -> Ran:
+    """Run a program for which, to root as well, the modes of files hold."""
     drop = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root may read everything, and there is no setpriv")
-    words = (sys.executable, "-m", "pytest_manualbuild.cli", *words)
     return command(*(drop if os.geteuid() == 0 else ()), *words, cwd=cwd)
 
 

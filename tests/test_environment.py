@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,16 +15,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from conftest import write_package
+from conftest import command, without_rights, write_package
 from pytest_manualbuild import checks, hosts, package
 from pytest_manualbuild.environment import files
-from pytest_manualbuild.environment.environments import Environments
+from pytest_manualbuild.environment.environments import Environments, index_channel
 from pytest_manualbuild.environment.solver import Solver
 from pytest_manualbuild.errors import EnvironmentBroken
 from pytest_manualbuild.execution.ready import Preparation
 from pytest_manualbuild.hosts.base import in_own_root
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Artifact, Facts, Host, PlannedPackage, TestSection
+from pytest_manualbuild.package import archive
 from pytest_manualbuild.records import CheckResult
 
 TESTS = "test:\n  commands:\n    - 'true'\n"
@@ -84,6 +88,28 @@ def test_what_a_host_s_tests_did_to_a_shared_environment_reaches_no_other_host(
 
     assert linked(environments, artifact) == first
     assert file.read_bytes() == b"odd\n"
+
+
+def test_what_was_altered_in_an_environment_reaches_no_later_run_either(tmp_path: Path) -> None:
+    """Not even what is linked in another form, is a link, or was never there."""
+    import builder
+
+    staged = {"bin/tool": f"#!{builder.PLACEHOLDER}\ngood\n"}
+    artifact = another(tmp_path, TESTS, "prefixed", subdir="linux-64", staged=staged)
+    with Environments(tmp_path / "cache", ()) as first:
+        prefix = linked(first, artifact)
+    inode = prefix.stat().st_ino
+    with Environments(tmp_path / "cache", ()) as second:
+        assert linked(second, artifact).stat().st_ino == inode  # linked once
+
+    tool = prefix / "bin/tool"
+    tool.write_text(tool.read_text().replace("good", "evil"))
+    with Environments(tmp_path / "cache", ()) as third:
+        assert "good" in (linked(third, artifact) / "bin/tool").read_text()
+
+    (prefix / "bin/more").symlink_to("tool")
+    with Environments(tmp_path / "cache", ()) as fourth:
+        assert not (linked(fourth, artifact) / "bin/more").is_symlink()
 
 
 def test_a_package_that_is_altered_during_a_run_is_not_read(
@@ -182,6 +208,77 @@ def test_a_package_that_another_one_needs_is_not_replaced_either_while_both_are_
         assert (linked(made, artifact) / "share/odd.txt").read_text() == "odd\n"
 
 
+def test_a_folder_of_packages_that_is_replaced_for_a_moment_brings_nothing_of_another_one(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time of the package itself tells of that, and what another one has beside it is linked."""
+    evil = another(tmp_path, TESTS, "evil", staged={"bin/more": "evil\n"})
+    folder, other, aside = Path(artifact.path).parent, Path(evil.path).parent, tmp_path / "aside"
+    ask = Solver.ask
+
+    def tampering(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+        if verb != "link" or not other.exists():
+            return ask(self, verb, timeout_s, **what)
+        folder.rename(aside)
+        other.rename(folder)
+        said = ask(self, verb, timeout_s, **what)
+        shutil.rmtree(folder)
+        aside.rename(folder)
+        return said
+
+    monkeypatch.setattr(Solver, "ask", tampering)
+    with Environments(tmp_path / "cache", ()) as made:
+        prefix = linked(made, artifact)
+
+    assert not other.exists()
+    assert (prefix / "share/odd.txt").is_file()
+    assert not (prefix / "bin/more").exists()
+
+
+@pytest.fixture
+def unpack_another(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Have another package of the same name be there after each link into folders of that name.
+
+    As another run brings it that tests one.
+    """
+    twin = another(tmp_path, TESTS, "twin", staged={"share/odd.txt": "other\n"})
+    with Environments(tmp_path / "other", ()) as others:
+        linked(others, twin)
+    ask = Solver.ask
+
+    def begin(pattern: str) -> None:
+        def replacing(self: Solver, verb: str, timeout_s: float, **what: object) -> dict[str, Any]:
+            said = ask(self, verb, timeout_s, **what)
+            place = Path(str(what.get("cache", "")))
+            if place.match(pattern):
+                shutil.rmtree(place / artifact.dist)
+                shutil.copytree(tmp_path / "other/pkgs" / artifact.dist, place / artifact.dist)
+            return said
+
+        monkeypatch.setattr(Solver, "ask", replacing)
+
+    return begin
+
+
+def test_what_other_runs_unpack_all_the_time_keeps_no_package_from_being_tested(
+    environments: Environments, artifact: Artifact, unpack_another: Callable[[str], None]
+) -> None:
+    unpack_another("pkgs")
+
+    assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+def test_no_package_is_blamed_for_another_one_that_is_unpacked_in_its_place(
+    environments: Environments, artifact: Artifact, unpack_another: Callable[[str], None]
+) -> None:
+    unpack_another("*")
+
+    with pytest.raises(EnvironmentBroken, match="another package of that name was unpacked"):
+        linked(environments, artifact)
+
+
 def without_folder(path: Path) -> None:
     """Put a file where the folder of a package is."""
     shutil.rmtree(path.parent)
@@ -201,6 +298,37 @@ def test_a_package_that_is_replaced_by_a_broken_one_is_not_what_is_blamed(
         read()
 
 
+def for_elsewhere(path: Path) -> None:
+    """Put a package there that is for no such host."""
+    needs = f"requirements:\n  run:\n    - __osx\n{TESTS}"
+    folder = path.parent / "elsewhere"
+    folder.mkdir()
+    (other,) = package.find(write_package(folder, needs), None)
+    shutil.copyfile(other, path)
+
+
+@pytest.mark.parametrize(
+    "replace", [lambda path: path.write_bytes(b"no package"), without_folder, for_elsewhere]
+)
+def test_nor_is_it_where_it_is_replaced_after_it_was_hashed(
+    environments: Environments,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    replace: Callable[[Path], None],
+) -> None:
+    """Of a large package there are seconds from the one to the other."""
+    info_members = archive.info_members
+
+    def late(path: Path) -> list[tuple[str, bytes]]:
+        replace(path)
+        return info_members(path)
+
+    monkeypatch.setattr(archive, "info_members", late)
+
+    with pytest.raises(EnvironmentBroken, match="changed while it was read"):
+        linked(environments, artifact)
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("worse")])
 def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
     environments: Environments, artifact: Artifact, tmp_path: Path, damage: Callable[[Path], None]
@@ -210,6 +338,42 @@ def test_no_package_is_blamed_for_what_was_unpacked_of_it_earlier(
     damage(tmp_path / "cache/pkgs" / artifact.dist / "share/odd.txt")
 
     assert (linked(environments, artifact) / "share/odd.txt").read_text() == "odd\n"
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_package_is_tested_also_where_what_was_unpacked_of_another_one_is_damaged(
+    tmp_path: Path, *, tested: bool
+) -> None:
+    needed = another(tmp_path, TESTS, "needed", name="needed", staged={"share/more.txt": "more\n"})
+    index_channel(Path(needed.path).parents[1])
+    needs = f"requirements:\n  run:\n    - needed\n{TESTS}"
+    needing = another(tmp_path, needs, "needing", name="needing")
+    channels = () if tested else (Path(needed.path).parents[1].as_uri(),)
+
+    def again() -> Path:
+        with Environments(tmp_path / "cache", channels) as environments:
+            environments.expect([needed, needing] if tested else [needing])
+            return linked(environments, needing)
+
+    again()
+    shutil.rmtree(tmp_path / "cache/environments")
+    (tmp_path / "cache/pkgs" / needed.dist / "share/more.txt").unlink()
+
+    assert (again() / "share/more.txt").read_text() == "more\n"
+
+
+def test_no_package_is_blamed_for_one_that_has_its_name_in_its_own(tmp_path: Path) -> None:
+    listed = json.dumps({"paths": [{"_path": "gone", "path_type": "hardlink"}], "paths_version": 1})
+    broken = another(tmp_path, TESTS, "py", name="pyodd", info={"info/paths.json": listed})
+    index_channel(Path(broken.path).parents[1])
+    needing = another(tmp_path, f"requirements:\n  run:\n    - pyodd\n{TESTS}", "odd")
+    channels = (Path(broken.path).parents[1].as_uri(),)
+
+    with (
+        Environments(tmp_path / "cache", channels) as environments,
+        pytest.raises(EnvironmentBroken, match="failed to link pyodd-1-0"),
+    ):
+        linked(environments, needing)
 
 
 def test_what_was_unpacked_of_other_bytes_stands_in_for_no_package(
@@ -285,6 +449,54 @@ def test_runs_that_begin_together_with_an_empty_cache_share_one_environment(tmp_
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(run, range(4)))) == 1
+
+
+def test_a_run_that_is_killed_while_it_links_leaves_nothing_for_ever(
+    environments: Environments, artifact: Artifact, tmp_path: Path
+) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from pytest_manualbuild import package
+from pytest_manualbuild.environment.solver import Solver
+from test_environment import Environments, linked
+ask = Solver.ask
+def killed(self, verb, *args, **what):
+    said = ask(self, verb, *args, **what)
+    if verb == "link":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return said
+Solver.ask = killed
+with Environments(Path({str(tmp_path / "cache")!r}), ()) as made:
+    linked(made, package.read(Path({artifact.path!r})))
+"""
+    ran = command(sys.executable, "-c", program, cwd=Path(__file__).parent)
+    assert ran.status == -signal.SIGKILL, ran.out
+    place = tmp_path / "cache/environments"
+    assert any(path.is_dir() for path in place.iterdir())
+
+    linked(environments, another(tmp_path, TESTS, "twin", name="twin"))
+
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 1
+    linked(environments, artifact)
+    assert len([path for path in place.iterdir() if path.is_dir()]) == 2
+
+
+def test_a_file_that_nobody_may_read_is_no_fault_of_its_package(tmp_path: Path) -> None:
+    """It can be installed, as programs of others often are, and cannot be compared."""
+    (tmp_path / "program").write_bytes(b"program")
+    entry = {"_path": "program", "path_type": "hardlink"}
+    entry["sha256"] = files.sha256_of(tmp_path / "program")
+    (tmp_path / "program").chmod(0o111)
+    program = f"""
+from pathlib import Path
+from pytest_manualbuild.environment import files
+print(files.first_difference(Path({str(tmp_path)!r}), [{entry!r}]))
+"""
+
+    ran = without_rights(sys.executable, "-c", program, cwd=tmp_path)
+
+    assert "EnvironmentBroken: program of the package may not be read" in ran.out
 
 
 def test_of_many_files_the_first_that_differs_is_named(tmp_path: Path) -> None:

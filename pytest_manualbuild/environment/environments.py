@@ -12,15 +12,15 @@ import contextlib
 import errno
 import hashlib
 import json
+import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pytest_manualbuild.environment import files
+from pytest_manualbuild.environment import files, layers
 from pytest_manualbuild.environment.looks import Looks, Turns
 from pytest_manualbuild.environment.packages import Packages
 from pytest_manualbuild.environment.prefix import below, on_windows, padded
@@ -247,15 +247,14 @@ class Environments:
                 return target
             layer.parent.mkdir(parents=True, exist_ok=True)
             with locked(layer.with_suffix(".lock")):
-                broken = not target.is_dir() or files.first_difference(target, paths)
-                if layer.is_dir() and broken:
+                if layer.is_dir() and not layers.is_whole(layer, target, paths):
                     shutil.rmtree(layer)
                 if not layer.is_dir():
-                    with tempfile.TemporaryDirectory(dir=layer.parent) as fresh:
-                        made = Path(fresh) / "layer" / inside
-                        made.parent.mkdir(parents=True)
-                        link(made)
-                        (Path(fresh) / "layer").rename(layer)
+                    with layers.making(layer) as fresh:
+                        (fresh / inside).parent.mkdir(parents=True)
+                        link(fresh / inside)
+                        fresh.rename(layer)
+                    layers.made(layer)
             self._looks.know(layer)
         return target
 
@@ -272,16 +271,19 @@ class Environments:
 
         def link(target: Path) -> None:
             try:
-                once(target)
-            except Uninstallable:
+                once(target, self._cache / "pkgs")
+            except (Uninstallable, _Unlinked) as error:
                 # No package's fault if what was unpacked of it earlier is no longer whole.
                 with locked(self._cache / "again.lock"):
                     for one in ours:
                         self.packages.forget(one)
+                    self.packages.forget_named(error.detail, solution["packages"])
                     shutil.rmtree(target, ignore_errors=True)
-                    once(target)
+                    # Others may unpack and remove packages in the common place meanwhile.
+                    with self._own_place() as unpacked:
+                        once(target, unpacked)
 
-        def once(target: Path) -> None:
+        def once(target: Path, unpacked: Path) -> None:
             with contextlib.ExitStack() as unchanged:
                 for one in ours:
                     unchanged.enter_context(self.packages.reading(one))
@@ -291,19 +293,27 @@ class Environments:
                     solution=solution["solution"],
                     target=str(target),
                     prefix=prefix,
-                    cache=str(self._cache / "pkgs"),
+                    cache=str(unpacked),
                     subdir=subdir,
                 )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
             for one in ours:
-                if wrong := self.packages.difference(one, target if one is artifact else None):
-                    raise Uninstallable(
-                        f"{one.dist}: {wrong} is not in the environment as the package has it.",
-                        remedy="Build the package again.",
-                    )
+                where = target if one is artifact else None
+                if wrong := self.packages.difference(one, where, unpacked):
+                    raise _difference(one, wrong)
 
         return link
+
+    @contextlib.contextmanager
+    def _own_place(self) -> Iterator[Path]:
+        """Give whoever has the lock on it an empty folder where packages are unpacked."""
+        place = self._cache / "again"
+        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def post_link(name: str, subdir: str) -> str:
@@ -339,6 +349,22 @@ def _channel(text: str) -> str:
     return folder.absolute().as_uri() if is_path else text
 
 
+def _difference(artifact: Artifact, wrong: str) -> Exception:
+    if wrong.startswith("info/"):  # which was read out of the package, so that it can be unpacked
+        return _Unlinked(
+            f"{artifact.dist}: another package of that name was unpacked in its place.",
+            remedy="Does another run test one? Run again after it.",
+        )
+    return Uninstallable(
+        f"{artifact.dist}: {wrong} is not in the environment as the package has it.",
+        remedy="Build the package again.",
+    )
+
+
+class _Unlinked(EnvironmentBroken):
+    """Packages that cannot be linked, and none that is tested is to blame."""
+
+
 def _link_error(artifact: Artifact | None, text: str) -> Exception:
     if "No space left" in text or "os error 28" in text:
         return EnvironmentBroken("The disk is full.", remedy="Free some space.", detail=text)
@@ -346,10 +372,12 @@ def _link_error(artifact: Artifact | None, text: str) -> Exception:
         return Uninstallable(
             f"{artifact.dist} cannot be installed.", remedy="Build it again.", detail=text
         )
-    return EnvironmentBroken(
+    return _Unlinked(
         "The environment cannot be linked.", remedy="Check the channel's packages.", detail=text
     )
 
 
 def _names(artifact: Artifact, text: str) -> bool:
-    return any(one in text for one in (artifact.filename, artifact.dist, artifact.sha256))
+    """Say whether a text names a package, and not only another one that is called `py` and it."""
+    names = "|".join(map(re.escape, (artifact.filename, artifact.dist, artifact.sha256)))
+    return re.search(rf"(?<![\w.-])({names})(?![\w-])", text) is not None

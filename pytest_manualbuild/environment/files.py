@@ -21,6 +21,8 @@ from pytest_manualbuild.package import archive
 
 LEAVE_ALONE = "Leave the packages alone during a run, and run again."
 """What to do where a package changed."""
+_INFO = "info"
+"""The ``path_type`` that files of ``info/`` have here: they are unpacked, and linked nowhere."""
 _SHARE = 256
 """Files of a package that are worth a thread when they are hashed."""
 
@@ -30,6 +32,7 @@ def private_channel(
 ) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Make a channel that holds the artifact alone; return its URL, index and paths.
 
+    Among the paths are the files of its ``info/``: what else is linked, and how, stands in them.
     Raises EnvironmentBroken if the file no longer has the planned bytes.
     """
     path = Path(artifact.path)
@@ -42,12 +45,15 @@ def private_channel(
         raise EnvironmentBroken(why, remedy=LEAVE_ALONE)
     index: dict[str, Any] = {}
     paths: list[dict[str, Any]] = []
+    info = []
     for name, content in archive.info_members(path):
+        sha256 = hashlib.sha256(content).hexdigest()
+        info.append({"_path": name, "path_type": _INFO, "sha256": sha256})
         if name == "info/index.json":
             index = json.loads(content)
         elif name == "info/paths.json":
             paths = package.entries(path, content)
-    return _channel(cache / "channels", [(artifact, index)]), index, paths
+    return _channel(cache / "channels", [(artifact, index)]), index, [*info, *paths]
 
 
 def common_channel(cache: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> str:
@@ -112,12 +118,13 @@ def first_difference(
     """
     wanted = []
     for entry in paths:
-        if entry.get("path_type") != "hardlink":
+        if entry.get("path_type") not in ("hardlink", _INFO):
             continue
         name = entry["_path"]
         # Of noarch packages python decides where these go.
         noarch = name.startswith(("site-packages/", "python-scripts/"))
-        folder = unpacked if noarch or entry.get("prefix_placeholder") else prefix
+        elsewhere = noarch or entry.get("prefix_placeholder") or entry["path_type"] == _INFO
+        folder = unpacked if elsewhere else prefix
         if folder:
             wanted.append((str(name), folder / name, entry.get("sha256")))
     share = max(_SHARE, -(-len(wanted) // (os.cpu_count() or 1)))
@@ -127,11 +134,19 @@ def first_difference(
 
 
 def _first_wrong(wanted: Sequence[tuple[str, Path, str | None]]) -> str:
-    """Return the first name whose file has not the SHA-256 that it should have."""
+    """Return the first name whose file has not the SHA-256 that it should have.
+
+    EnvironmentBroken where its mode forbids to find out: such a package can be installed.
+    """
     for name, path, sha256 in wanted:
         try:
             if sha256_of(path) != sha256:
                 return name
+        except PermissionError as error:
+            raise EnvironmentBroken(
+                f"{name} of the package may not be read, so that it cannot be compared.",
+                remedy="Run as root, or build the package with files that may be read.",
+            ) from error
         except OSError:
             return name
     return ""
@@ -151,19 +166,31 @@ def state(path: Path) -> int:
 
     It reads no bytes. Within this process only; 0 where nothing is.
     """
-    seen = []
     try:
-        seen.append(("", untrusted.stamp(path.stat())))
-        folders = [os.fspath(path)] if path.is_dir() else []
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    seen.append((entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))))
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+        return hash(frozenset(_stamps(path))) or 1
     except (FileNotFoundError, NotADirectoryError):
         return 0
-    return hash(frozenset(seen)) or 1
+
+
+def lasting_state(path: Path) -> str:
+    """Return such a state that holds in other processes and for longer.
+
+    Not the time when an inode changed: what is linked has it in common with other environments.
+    """
+    seen = sorted((name, stamp[:-1]) for name, stamp in _stamps(path))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the names and stamps of a path and of all that is below it."""
+    yield "", untrusted.stamp(path.stat())
+    folders = [os.fspath(path)] if path.is_dir() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                yield entry.path, untrusted.stamp(entry.stat(follow_symlinks=False))
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
 
 
 def sha256_of(path: Path) -> str:

@@ -38,9 +38,12 @@ class Packages:
         asked_s = time.monotonic()
         with self._turns.of(artifact.sha256):
             if artifact.sha256 not in self._described or self._looks.changed(path, asked_s):
-                # Looked at first: what changes while its bytes are read shows at the next look.
                 look = self._looks.look(path)
-                self._described[artifact.sha256] = files.private_channel(self._cache, artifact)
+                try:
+                    self._described[artifact.sha256] = files.private_channel(self._cache, artifact)
+                finally:  # also where other bytes than those that were hashed cannot be read
+                    if files.state(path) != look[1]:
+                        raise _changed(path)
                 self._looks.know(path, look)
         return self._described[artifact.sha256]
 
@@ -74,31 +77,36 @@ class Packages:
         finally:  # also where it could not be read to its end, for that reason
             if not known or files.state(path) != known:
                 self.forget(artifact)
-                raise EnvironmentBroken(
-                    f"{path}: it changed while it was read.",
-                    remedy=files.LEAVE_ALONE,
-                )
+                raise _changed(path)
 
     def forget(self, artifact: Artifact) -> None:
         """Remove what was unpacked of a package."""
         self._compared.discard(artifact.sha256)
-        shutil.rmtree(self._unpacked(artifact), ignore_errors=True)
+        shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
 
-    def difference(self, artifact: Artifact, prefix: Path | None) -> str:
+    def forget_named(self, text: str, solved: Sequence[dict[str, Any]]) -> None:
+        """Remove what was unpacked of those packages of a solution that a text names."""
+        for one in solved:
+            dist = f"{one['name']}-{one['version']}-{one['build']}"
+            if dist in text:
+                shutil.rmtree(self._cache / "pkgs" / dist, ignore_errors=True)
+
+    def difference(self, artifact: Artifact, prefix: Path | None, place: Path) -> str:
         """Return the first file of a package that was not linked with its bytes; empty: all were.
 
-        What a prefix has in another form is looked at where it was unpacked, and with None all of
-        it is: others may have written over it in the prefix. That is done once in a run.
+        What a prefix has in another form is looked at where it was unpacked, in that place, and
+        with None all of it is: others may have written over it in the prefix. That is done once in
+        a run.
         """
         if prefix is None and artifact.sha256 in self._compared:
             return ""
-        unpacked = self._unpacked(artifact)
+        unpacked = place / artifact.dist
         _, _, paths = self.channel(artifact)
         wrong = files.first_difference(prefix or unpacked, paths, unpacked)
         if not wrong:
             self._compared.add(artifact.sha256)
         return wrong
 
-    def _unpacked(self, artifact: Artifact) -> Path:
-        """Return where py-rattler unpacks a package."""
-        return self._cache / "pkgs" / artifact.dist
+
+def _changed(path: Path) -> EnvironmentBroken:
+    return EnvironmentBroken(f"{path}: it changed while it was read.", remedy=files.LEAVE_ALONE)

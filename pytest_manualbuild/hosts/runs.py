@@ -154,8 +154,15 @@ def dead_runs() -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a file, which is made; other threads and processes wait for it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file, which is made; other threads and processes wait for it.
+
+    Without waiting, say whether it is held: another one may hold it.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
