@@ -5,6 +5,7 @@ The gate makes the same list again, so the rules for it stand here once.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -56,6 +57,12 @@ def proving(sections: Sequence[TestSection]) -> frozenset[str]:
 def of_the_package(sections: Sequence[TestSection]) -> tuple[TestSection, ...]:
     """Return the sections that a package carries as well: all but those of pytest's functions."""
     return tuple(section for section in sections if not section.functions)
+
+
+def name_asked_for(spec: str) -> str:
+    """Return the name of the package that a spec asks for, which may name its channel first."""
+    plain = spec.rpartition("::")[2].strip()
+    return re.split(r"[^A-Za-z0-9._-]", plain, maxsplit=1)[0].lower()
 
 
 def _runs(check: Check, section: TestSection) -> bool:

@@ -90,6 +90,22 @@ def test_the_gate_wants_them_all(tmp_path: Path) -> None:
     assert "downstreams: glad on here: 0 results, 1 needed" in verdict.text()
 
 
+def test_the_gate_wants_each_in_the_environment_where_it_passed(tmp_path: Path) -> None:
+    write(tmp_path, "glad >=1")
+    assert run_local(tmp_path, "--channel", channel(tmp_path / "there")).status == 0
+    path = tmp_path / "manualbuild-report/evidence.json"
+    stored = json.loads(path.read_text())
+    environments = stored["predicate"]["hosts"][0]["environments"]
+    (key,) = (one for one in environments if one.endswith("glad >=1"))
+    environments[key] = environments[key.removesuffix(" glad >=1")]
+    path.write_text(json.dumps(stored))
+
+    verdict = judged(tmp_path, "[gate]\n")
+
+    assert verdict.decision is Decision.REJECT
+    assert f"here: a check passed in the environment of {key!r}, and glad was not" in verdict.text()
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_a_policy_may_accept_one_that_cannot_be_beside_it_and_not_that_nothing_ran(
     tmp_path: Path, *, own: bool

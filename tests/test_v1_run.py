@@ -11,8 +11,8 @@ from recipe_v1 import ABOUT, build, noarch, write
 from test_semantics import on_this_machine, stand_in
 
 from conftest import FORMAT, LOCAL, Ran, manualbuild, outcomes, results, run_local, run_pytest
+from pytest_manualbuild.checks import name_asked_for
 from pytest_manualbuild.environment.environments import index_channel
-from pytest_manualbuild.execution.downstream import name_of
 
 PASSED, NOT_REACHED = ("passed", "ok"), ("skipped", "not-reached")
 FAILED, UNSOLVABLE = ("failed", "exit-status"), ("failed", "unsolvable")
@@ -636,7 +636,7 @@ def test_a_package_for_one_system_is_relocated_into_a_long_prefix(
     [("Other", "other"), ("other >=2,<3", "other"), ("conda-forge::py_x.y-z=1", "py_x.y-z")],
 )
 def test_the_name_of_a_downstream_package_is_read_from_its_spec(spec: str, name: str) -> None:
-    assert name_of(spec) == name
+    assert name_asked_for(spec) == name
 
 
 def test_the_gate_accepts_tools_downstream_packages_and_contents_beside_each_other(

@@ -7,7 +7,6 @@ rattler-build does. Its own downstreams are not: that would never end.
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild.checks import checks, proving
+from pytest_manualbuild.checks import checks, name_asked_for, proving
 from pytest_manualbuild.model import Artifact, Check, PlannedPackage, TestSection
 from pytest_manualbuild.recipe.folder import files, script_file, test_file
 from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
@@ -37,19 +36,13 @@ class Downstream(msgspec.Struct, frozen=True, kw_only=True):
     """Where the files of its tests lie."""
 
 
-def name_of(spec: str) -> str:
-    """Return the name of the package that a spec asks for, which may name its channel first."""
-    plain = spec.rpartition("::")[2].strip()
-    return re.split(r"[^A-Za-z0-9._-]", plain, maxsplit=1)[0].lower()
-
-
 def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -> Downstream | None:
     """Return the downstream package in an environment with its tests; None if it has none.
 
     ``label`` names the package under test. Raises RecipeError, OSError, ValueError or
     KeyError when the tests cannot be read.
     """
-    found = {one.name: one for one in linked.packages}[name_of(spec)]
+    found = {one.name: one for one in linked.packages}[name_asked_for(spec)]
     dist = f"{found.name}-{found.version}-{found.build}"
     record = json.loads((Path(linked.path) / f"conda-meta/{dist}.json").read_text())
     info = Path(record["extracted_package_dir"]) / "info"

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 from pytest_manualbuild import evidence as evidences
 from pytest_manualbuild.audit.binary import declared, version
+from pytest_manualbuild.checks import name_asked_for
 from pytest_manualbuild.evidence import Evidence, Stored
 from pytest_manualbuild.gate.verdict import Reason, reject, unsure
 from pytest_manualbuild.hosts.facts import mismatch, virtual_packages
@@ -125,8 +126,7 @@ def _host(evidence: Evidence, host: Host, record: HostRecord) -> Iterator[Reason
         artifact = planned[key].artifact
         if need := _unmet(artifact, facts, host.subdir):
             yield reject(f"{key}: it passed on {name}, which cannot have it: {need}.")
-    for key in sorted(_environments(evidence, passed) - record.environments.keys()):
-        yield reject(f"{name}: a check passed in the environment of {key!r}, and there was none.")
+    yield from _absent(evidence, record, passed)
     for key, environment in record.environments.items():
         package = key if key in planned else key.partition(" ")[0]
         if package not in planned:
@@ -147,18 +147,36 @@ def _ran(evidence: Evidence, passed: Collection[CheckResult]) -> set[str]:
     }
 
 
-def _environments(evidence: Evidence, passed: Collection[CheckResult]) -> set[str]:
-    """Return the keys of the environments in which these checks must have passed."""
+def _absent(
+    evidence: Evidence, record: HostRecord, passed: Collection[CheckResult]
+) -> Iterator[Reason]:
+    """Yield environments that were not there, and downstream packages that were not in theirs."""
+    for key, beside in sorted(_environments(evidence, passed).items()):
+        where = f"{record.name}: a check passed in the environment of {key!r}, and"
+        found = record.environments.get(key)
+        if found is None:
+            yield reject(f"{where} there was none.")
+        elif beside and beside not in {one.name for one in found.packages}:
+            yield reject(f"{where} {beside} was not in it.")
+
+
+def _environments(evidence: Evidence, passed: Collection[CheckResult]) -> dict[str, str]:
+    """Return the keys of the environments in which these checks must have passed.
+
+    Each with the downstream package that must be in it; empty: there need be none.
+    """
     checks = _checks(evidence)
-    keys = set()
+    keys = {}
     for one in passed:
         planned, check = checks.get((one.package, one.check), (None, None))
         if planned is None or check is None or check.kind is CheckKind.CONTENTS:
             continue
         if check.section < len(planned.sections):
             key = planned.environment_key(check.section)
-            downstream = check.kind is CheckKind.DOWNSTREAM
-            keys.add(f"{key} {check.text}" if downstream else key)
+            if check.kind is CheckKind.DOWNSTREAM:
+                keys[f"{key} {check.text}"] = name_asked_for(check.text)
+            else:
+                keys[key] = ""
     return keys
 
 
