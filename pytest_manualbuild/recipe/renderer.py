@@ -54,7 +54,7 @@ class Renderer:
         if answer is None:
             raise RecipeError(
                 f"{folder}: it takes more than {DEADLINE_S:g} s or too much memory to render.",
-                remedy="Look for a loop or a huge value in it.",
+                remedy="Look for a loop, a huge value or hundreds of outputs in it.",
             )
         said = json.loads(answer)
         if "problem" in said:
