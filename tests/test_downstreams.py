@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import builder
@@ -34,6 +35,23 @@ def channel(folder: Path) -> str:
         files = {f"share/{name}.txt": builder.Staged(data=b"x")}
         built = builder.Built(recipe=recipe, files=files, subdir="noarch", depends=("odd >=1",))
         builder.write(built, folder / "channel", ".conda")
+    index_channel(folder / "channel")
+    return (folder / "channel").as_uri()
+
+
+def alike(folder: Path, *, passes: bool = True, data: bytes = b"x") -> str:
+    """Make a channel of a package `glad` that has name, version and build of the other ones."""
+    recipe = folder / "recipe"
+    recipe.mkdir(parents=True)
+    meta = {
+        "package": {"name": "glad", "version": "1.0"},
+        "build": {"noarch": "generic"},
+        "test": {"commands": ["test -f $PREFIX/share/glad.txt", "true" if passes else "false"]},
+    }
+    (recipe / "meta.yaml").write_text(json.dumps(meta))
+    files = {"share/glad.txt": builder.Staged(data=data)}
+    built = builder.Built(recipe=recipe, files=files, subdir="noarch", depends=("odd >=1",))
+    builder.write(built, folder / "channel", ".conda")
     index_channel(folder / "channel")
     return (folder / "channel").as_uri()
 
@@ -124,3 +142,23 @@ def test_a_policy_may_accept_one_that_cannot_be_beside_it_and_not_that_nothing_r
 
     assert alone.decision is (Decision.ACCEPT if own else Decision.INCONCLUSIVE)
     assert judged(tmp_path, both).decision is Decision.ACCEPT
+
+
+@pytest.mark.usefixtures("engine")
+def test_its_tests_are_those_of_its_own_bytes_after_another_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "glad")
+    (tmp_path / "local.toml").write_text(
+        '[hosts.here]\nkind = "docker"\nsubdir = "linux-64"\nimage = "manualbuild/debian-12:test"\n'
+    )
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MANUALBUILD_CACHE", str(cache))
+    bad, good = alike(tmp_path / "bad", passes=False), alike(tmp_path / "good")
+
+    statuses = [run_local(tmp_path, "--channel", url).status for url in (bad, good, bad)]
+    shutil.rmtree(cache / "pkgs")  # where py-rattler unpacks
+    ran = run_local(tmp_path, "--channel", good)
+
+    assert statuses == [1, 0, 1]
+    assert ran.status == 0, ran.out

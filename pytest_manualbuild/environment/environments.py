@@ -25,6 +25,7 @@ from pytest_manualbuild.environment.looks import Looks, Turns
 from pytest_manualbuild.environment.packages import Packages
 from pytest_manualbuild.environment.prefix import below, on_windows, padded
 from pytest_manualbuild.environment.solver import LINK_S, SOLVE_S, Solver
+from pytest_manualbuild.environment.unpacked import info_of
 from pytest_manualbuild.errors import (
     ArtifactError,
     ChannelError,
@@ -52,6 +53,7 @@ class Environments:
         self.packages = Packages(cache)
         self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._urls: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +121,7 @@ class Environments:
             )
             for one in solution["packages"]
         )
+        self._urls |= {one["sha256"]: one["url"] for one in solution["packages"]}
         linking = [one.name for one in installed if (path / post_link(one.name, subdir)).is_file()]
         ours = artifact.name if artifact is not None else ""
         return LinkedEnvironment(
@@ -128,6 +131,13 @@ class Environments:
             post_link=tuple(sorted(linking, key=lambda name: (name == ours, name))),
             notes=notes,
         )
+
+    def info(self, package: InstalledPackage) -> Path:
+        """Return the ``info/`` of a package that is in an environment of this run.
+
+        Raises ChannelError or EnvironmentBroken.
+        """
+        return info_of(self._cache, self._solver, package, self._urls[package.sha256])
 
     def _unmakable(self, error: OSError) -> EnvironmentBroken:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

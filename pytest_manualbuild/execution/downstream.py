@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild.checks import checks, name_asked_for, proving
+from pytest_manualbuild.checks import checks, proving
 from pytest_manualbuild.model import Artifact, Check, PlannedPackage, TestSection
 from pytest_manualbuild.recipe.folder import files, script_file, test_file
-from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
+from pytest_manualbuild.records import Cause, CheckResult, InstalledPackage, Outcome
 
 _SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
 _REQUIRES = "test_time_dependencies.json"
@@ -36,16 +36,12 @@ class Downstream(msgspec.Struct, frozen=True, kw_only=True):
     """Where the files of its tests lie."""
 
 
-def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -> Downstream | None:
-    """Return the downstream package in an environment with its tests; None if it has none.
+def find(found: InstalledPackage, info: Path, artifact: Artifact, label: str) -> Downstream | None:
+    """Return a downstream package with the tests in its ``info/``; None if it has none.
 
-    ``label`` names the package under test. Raises RecipeError, OSError, ValueError or
-    KeyError when the tests cannot be read.
+    ``label`` names the package under test. Raises RecipeError, OSError or ValueError when
+    the tests cannot be read.
     """
-    found = {one.name: one for one in linked.packages}[name_asked_for(spec)]
-    dist = f"{found.name}-{found.version}-{found.build}"
-    record = json.loads((Path(linked.path) / f"conda-meta/{dist}.json").read_text())
-    info = Path(record["extracted_package_dir"]) / "info"
     described = (*_rattler_build(info, found.name), *_conda_build(info))
     if not described:
         return None
@@ -55,7 +51,7 @@ def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -
         planned=PlannedPackage(
             artifact=artifact, label=label, sections=described, checks=checks(described)
         ),
-        name=dist,
+        name=f"{found.name}-{found.version}-{found.build}",
         spec=f"{found.name} =={found.version} {found.build}",
         folder=info / "test",
     )

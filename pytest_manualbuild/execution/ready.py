@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_manualbuild import package
+from pytest_manualbuild.checks import name_asked_for
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import (
     ArtifactError,
@@ -175,8 +176,10 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
         planned = probe.planned
         try:
             self._link(replace(probe, beside=(check.text,)))
-            linked = self.linked[probe.key]
-            found = downstream.find(check.text, linked, planned.artifact, planned.label)
+            there = {one.name: one for one in self.linked[probe.key].packages}
+            other = there[name_asked_for(check.text)]
+            info = self.environments.info(other)
+            found = downstream.find(other, info, planned.artifact, planned.label)
         except Unsolvable as error:
             # rattler-build passes over it with a warning; what did not run is no pass here.
             why = f"It was not run: {error}"
