@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import builder
 import pytest
@@ -54,6 +55,12 @@ def alike(folder: Path, *, passes: bool = True, data: bytes = b"x") -> str:
     builder.write(built, folder / "channel", ".conda")
     index_channel(folder / "channel")
     return (folder / "channel").as_uri()
+
+
+def predicate(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "manualbuild-report/evidence.json").read_text())["predicate"]
+    assert isinstance(found, dict)
+    return found
 
 
 def write(folder: Path, *names: str, more: str = "") -> None:
@@ -162,3 +169,22 @@ def test_its_tests_are_those_of_its_own_bytes_after_another_one_of_its_name(
 
     assert statuses == [1, 0, 1]
     assert ran.status == 0, ran.out
+
+
+def test_it_is_the_very_file_that_its_spec_asks_for_and_none_that_is_called_the_same(
+    tmp_path: Path,
+) -> None:
+    first, second = alike(tmp_path / "first"), alike(tmp_path / "second", data=b"y")
+    write(tmp_path, f"{second}::glad")
+
+    ran = run_local(tmp_path, "--channel", first, "--channel", second)
+
+    assert ran.status == 0, ran.out
+    environments = predicate(tmp_path)["hosts"][0]["environments"]
+    held = {
+        one["channel"].rstrip("/")
+        for environment in environments.values()
+        for one in environment["packages"]
+        if one["name"] == "glad"
+    }
+    assert held == {second}

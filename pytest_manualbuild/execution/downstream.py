@@ -31,7 +31,7 @@ class Downstream(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Its name, version and build."""
     spec: str
-    """Names exactly this build of it."""
+    """Names exactly this file of it: a channel named after the first has the build as well."""
     folder: Path
     """Where the files of its tests lie."""
 
@@ -52,7 +52,7 @@ def find(found: InstalledPackage, info: Path, artifact: Artifact, label: str) ->
             artifact=artifact, label=label, sections=described, checks=checks(described)
         ),
         name=f"{found.name}-{found.version}-{found.build}",
-        spec=f"{found.name} =={found.version} {found.build}",
+        spec=f"{found.name} =={found.version} {found.build}[sha256={found.sha256}]",
         folder=info / "test",
     )
 
