@@ -19,7 +19,7 @@ from pytest_manualbuild.model import Artifact, Check, PlannedPackage, TestSectio
 from pytest_manualbuild.recipe.folder import files, script_file, test_file
 from pytest_manualbuild.records import Cause, CheckResult, InstalledPackage, Outcome
 
-_SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
+_SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r")
 _REQUIRES = "test_time_dependencies.json"
 
 
@@ -36,13 +36,15 @@ class Downstream(msgspec.Struct, frozen=True, kw_only=True):
     """Where the files of its tests lie."""
 
 
-def find(found: InstalledPackage, info: Path, artifact: Artifact, label: str) -> Downstream | None:
+def find(
+    found: InstalledPackage, info: Path, artifact: Artifact, label: str, subdir: str
+) -> Downstream | None:
     """Return a downstream package with the tests in its ``info/``; None if it has none.
 
-    ``label`` names the package under test. Raises RecipeError, OSError or ValueError when
-    the tests cannot be read.
+    ``label`` names the package under test, ``subdir`` is that of the host. Raises RecipeError,
+    OSError or ValueError when the tests cannot be read.
     """
-    described = (*_rattler_build(info, found.name), *_conda_build(info))
+    described = (*_rattler_build(info, found.name), *_conda_build(info, subdir))
     if not described:
         return None
     named = {"PKG_NAME": found.name, "PKG_VERSION": found.version, "PKG_BUILD_STRING": found.build}
@@ -68,15 +70,16 @@ def _rattler_build(info: Path, name: str) -> Iterator[TestSection]:
                 yield section
 
 
-def _conda_build(info: Path) -> Iterator[TestSection]:
+def _conda_build(info: Path, subdir: str) -> Iterator[TestSection]:
     folder = (info / "test").resolve()  # as its files are named
     there = list(files(folder)) if folder.is_dir() else []
+    # Where a noarch package has no run_test.bat, it is told that Windows does not run the other.
+    batch = subdir.startswith("win-") and folder / "run_test.bat" in there
+    names = (*_SCRIPTS, "run_test.bat" if batch else "run_test.sh")
     found = [
-        test_file(folder, path)
-        for path in there
-        if path.parent != folder or path.name not in _SCRIPTS
+        test_file(folder, path) for path in there if path.parent != folder or path.name not in names
     ]
-    scripts = [script_file(folder, folder / name) for name in _SCRIPTS if folder / name in there]
+    scripts = [script_file(folder, folder / name) for name in names if folder / name in there]
     requires = folder / _REQUIRES
     if scripts:
         yield TestSection(

@@ -179,7 +179,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
             there = {one.name: one for one in self.linked[probe.key].packages}
             other = there[name_asked_for(check.text)]
             info = self.environments.info(other)
-            found = downstream.find(other, info, planned.artifact, planned.label)
+            found = downstream.find(other, info, planned.artifact, planned.label, self.host.subdir)
         except Unsolvable as error:
             # rattler-build passes over it with a warning; what did not run is no pass here.
             why = f"It was not run: {error}"
