@@ -188,3 +188,13 @@ def test_it_is_the_very_file_that_its_spec_asks_for_and_none_that_is_called_the_
         if one["name"] == "glad"
     }
     assert held == {second}
+
+
+def test_each_has_logs_of_its_own_whatever_its_spec(tmp_path: Path) -> None:
+    write(tmp_path, "glad >=1", "glad <=1")
+
+    ran = run_local(tmp_path, "--channel", alike(tmp_path / "there"))
+
+    assert ran.status == 0, ran.out
+    logs = [one["log"] for one in predicate(tmp_path)["results"] if "glad" in one["check"]]
+    assert len(set(logs)) == len(logs) == 2

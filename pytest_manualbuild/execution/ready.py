@@ -76,8 +76,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def logs(self) -> str:
         """The folder of its logs, below that of the host."""
-        own = re.sub(r"[^A-Za-z0-9._-]+", "-", self.key.removeprefix(self.planned.artifact.key))
-        return f"{self.planned.label}/{own.strip('-.')[:80]}".rstrip("/")
+        key = self.key.removeprefix(self.planned.artifact.key)
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:80]
+        if self.beside:  # specs of downstream packages may differ in what is left out alone
+            own += f"-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        return f"{self.planned.label}/{own}".rstrip("/")
 
     @property
     def tools_key(self) -> str:
