@@ -198,3 +198,13 @@ def test_each_has_logs_of_its_own_whatever_its_spec(tmp_path: Path) -> None:
     assert ran.status == 0, ran.out
     logs = [one["log"] for one in predicate(tmp_path)["results"] if "glad" in one["check"]]
     assert len(set(logs)) == len(logs) == 2
+
+
+def test_one_that_is_named_twice_is_tested_once(tmp_path: Path) -> None:
+    write(tmp_path, "glad", "glad")
+
+    ran = run_local(tmp_path, "--channel", alike(tmp_path / "there"))
+
+    assert ran.status == 0, ran.out
+    assert [name for name in outcomes(tmp_path) if "glad" in name] == ["downstreams: glad"]
+    assert judged(tmp_path, "[gate]\n").decision is Decision.ACCEPT
