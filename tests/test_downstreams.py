@@ -208,3 +208,17 @@ def test_one_that_is_named_twice_is_tested_once(tmp_path: Path) -> None:
     assert ran.status == 0, ran.out
     assert [name for name in outcomes(tmp_path) if "glad" in name] == ["downstreams: glad"]
     assert judged(tmp_path, "[gate]\n").decision is Decision.ACCEPT
+
+
+def test_a_policy_does_not_take_a_spec_that_cannot_be_read_for_one_without_environment(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "glad >>1")
+
+    ran = run_local(tmp_path, "--channel", alike(tmp_path / "there"))
+
+    assert ran.status == 8, ran.out
+    assert outcomes(tmp_path)["downstreams: glad >>1"] == ("skipped", "recipe")
+    verdict = judged(tmp_path, accepting("downstream-unsolvable"))
+    assert verdict.decision is Decision.INCONCLUSIVE
+    assert "cannot be read by the solver" in verdict.text()

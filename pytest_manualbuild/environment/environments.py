@@ -32,6 +32,7 @@ from pytest_manualbuild.errors import (
     EnvironmentBroken,
     NotApplicable,
     Uninstallable,
+    Unreadable,
     Unsolvable,
 )
 from pytest_manualbuild.hosts.base import Placement, Progress
@@ -194,7 +195,7 @@ class Environments:
                     detail=said["text"],
                 )
             case "spec" if said["spec"] not in ours:
-                raise Unsolvable(
+                raise Unreadable(
                     f"The requirement {said['spec']!r} of the test cannot be read by the solver.",
                     remedy="Write it in another way in the recipe.",
                     detail=said["text"],

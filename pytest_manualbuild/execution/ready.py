@@ -29,6 +29,7 @@ from pytest_manualbuild.errors import (
     NotApplicable,
     RecipeError,
     Uninstallable,
+    Unreadable,
     Unsolvable,
     during,
 )
@@ -183,6 +184,8 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
             other = there[name_asked_for(check.text)]
             info = self.environments.info(other)
             found = downstream.find(other, info, planned.artifact, planned.label, self.host.subdir)
+        except Unreadable as error:  # nobody looked for an environment, so there may be one
+            self._all(probe, Outcome.SKIPPED, Cause.RECIPE, f"It was not run: {error}")
         except Unsolvable as error:
             # rattler-build passes over it with a warning; what did not run is no pass here.
             why = f"It was not run: {error}"
