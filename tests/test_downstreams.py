@@ -10,6 +10,7 @@ from typing import Any
 import builder
 import pytest
 from test_deviations import accepting, judged
+from test_gate_coherence import Change, forge
 
 from conftest import outcomes, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
@@ -222,3 +223,54 @@ def test_a_policy_does_not_take_a_spec_that_cannot_be_read_for_one_without_envir
     verdict = judged(tmp_path, accepting("downstream-unsolvable"))
     assert verdict.decision is Decision.INCONCLUSIVE
     assert "cannot be read by the solver" in verdict.text()
+
+
+def turned(spec: str, **fields: object) -> Change:
+    """Make another result of that of a downstream package."""
+
+    def change(value: dict[str, Any]) -> None:
+        (one,) = (r for r in value["results"] if r["check"] == f"downstreams: {spec}")
+        one.update(fields)
+
+    return change
+
+
+def with_the_other_log(value: dict[str, Any]) -> None:
+    (log,) = (one["log"] for one in value["results"] if one["check"] == "downstreams: glad")
+    turned("sad", outcome="passed", cause="ok", message="", exit_status=0, log=log)(value)
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a report in which one downstream package passed and one failed."""
+    folder = tmp_path_factory.mktemp("failed")
+    write(folder, "glad", "sad")
+    assert run_local(folder, "--channel", channel(folder / "there")).status == 1
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            turned("sad", outcome="skipped", cause="unsolvable", exit_status=None, log=None),
+            "no environment could hold it, and yet there was one",
+        ),
+        (
+            turned("sad", outcome="passed", cause="ok", message="", exit_status=None),
+            "passed, and yet nothing says with which exit status",
+        ),
+        (with_the_other_log, "is that of another check as well"),
+    ],
+)
+def test_the_gate_refuses_what_was_made_of_one_that_failed(
+    failed: Path, tmp_path: Path, change: Change, sentence: str
+) -> None:
+    case = tmp_path / "case"
+    shutil.copytree(failed, case)
+    forge(case / "manualbuild-report", change)
+
+    verdict = judged(case, accepting("downstream-unsolvable"))
+
+    assert verdict.decision is Decision.REJECT
+    assert sentence in verdict.text()
