@@ -99,7 +99,8 @@ def _of(section: TestSection) -> Iterable[Check]:
 
 def _downstreams(section: TestSection) -> Iterable[Check]:
     word = "downstream" if section.schema else "downstreams"
-    for index, spec in enumerate(section.downstreams):
+    # One that is named twice has one environment, and one folder, to be tested in.
+    for index, spec in enumerate(dict.fromkeys(section.downstreams)):
         name = f"{word}: {_one_line(spec)}"
         yield Check(name=name, kind=CheckKind.DOWNSTREAM, text=spec, index=index)
 

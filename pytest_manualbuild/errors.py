@@ -169,6 +169,10 @@ class Unsolvable(ManualBuildError):
     exit_code = 1
 
 
+class Unreadable(Unsolvable):
+    """The solver cannot read what is required: it does not even look for an environment."""
+
+
 class Uninstallable(ManualBuildError):
     """The package cannot be linked into an environment: the package's failure."""
 

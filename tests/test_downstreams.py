@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import builder
 import pytest
 from test_deviations import accepting, judged
+from test_gate_coherence import Change, forge
 
 from conftest import outcomes, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
@@ -36,6 +39,29 @@ def channel(folder: Path) -> str:
         builder.write(built, folder / "channel", ".conda")
     index_channel(folder / "channel")
     return (folder / "channel").as_uri()
+
+
+def alike(folder: Path, *, passes: bool = True, data: bytes = b"x") -> str:
+    """Make a channel of a package `glad` that has name, version and build of the other ones."""
+    recipe = folder / "recipe"
+    recipe.mkdir(parents=True)
+    meta = {
+        "package": {"name": "glad", "version": "1.0"},
+        "build": {"noarch": "generic"},
+        "test": {"commands": ["test -f $PREFIX/share/glad.txt", "true" if passes else "false"]},
+    }
+    (recipe / "meta.yaml").write_text(json.dumps(meta))
+    files = {"share/glad.txt": builder.Staged(data=data)}
+    built = builder.Built(recipe=recipe, files=files, subdir="noarch", depends=("odd >=1",))
+    builder.write(built, folder / "channel", ".conda")
+    index_channel(folder / "channel")
+    return (folder / "channel").as_uri()
+
+
+def predicate(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "manualbuild-report/evidence.json").read_text())["predicate"]
+    assert isinstance(found, dict)
+    return found
 
 
 def write(folder: Path, *names: str, more: str = "") -> None:
@@ -124,3 +150,127 @@ def test_a_policy_may_accept_one_that_cannot_be_beside_it_and_not_that_nothing_r
 
     assert alone.decision is (Decision.ACCEPT if own else Decision.INCONCLUSIVE)
     assert judged(tmp_path, both).decision is Decision.ACCEPT
+
+
+@pytest.mark.usefixtures("engine")
+def test_its_tests_are_those_of_its_own_bytes_after_another_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "glad")
+    (tmp_path / "local.toml").write_text(
+        '[hosts.here]\nkind = "docker"\nsubdir = "linux-64"\nimage = "manualbuild/debian-12:test"\n'
+    )
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MANUALBUILD_CACHE", str(cache))
+    bad, good = alike(tmp_path / "bad", passes=False), alike(tmp_path / "good")
+
+    statuses = [run_local(tmp_path, "--channel", url).status for url in (bad, good, bad)]
+    shutil.rmtree(cache / "pkgs")  # where py-rattler unpacks
+    ran = run_local(tmp_path, "--channel", good)
+
+    assert statuses == [1, 0, 1]
+    assert ran.status == 0, ran.out
+
+
+def test_it_is_the_very_file_that_its_spec_asks_for_and_none_that_is_called_the_same(
+    tmp_path: Path,
+) -> None:
+    first, second = alike(tmp_path / "first"), alike(tmp_path / "second", data=b"y")
+    write(tmp_path, f"{second}::glad")
+
+    ran = run_local(tmp_path, "--channel", first, "--channel", second)
+
+    assert ran.status == 0, ran.out
+    environments = predicate(tmp_path)["hosts"][0]["environments"]
+    held = {
+        one["channel"].rstrip("/")
+        for environment in environments.values()
+        for one in environment["packages"]
+        if one["name"] == "glad"
+    }
+    assert held == {second}
+
+
+def test_each_has_logs_of_its_own_whatever_its_spec(tmp_path: Path) -> None:
+    write(tmp_path, "glad >=1", "glad <=1")
+
+    ran = run_local(tmp_path, "--channel", alike(tmp_path / "there"))
+
+    assert ran.status == 0, ran.out
+    logs = [one["log"] for one in predicate(tmp_path)["results"] if "glad" in one["check"]]
+    assert len(set(logs)) == len(logs) == 2
+
+
+def test_one_that_is_named_twice_is_tested_once(tmp_path: Path) -> None:
+    write(tmp_path, "glad", "glad")
+
+    ran = run_local(tmp_path, "--channel", alike(tmp_path / "there"))
+
+    assert ran.status == 0, ran.out
+    assert [name for name in outcomes(tmp_path) if "glad" in name] == ["downstreams: glad"]
+    assert judged(tmp_path, "[gate]\n").decision is Decision.ACCEPT
+
+
+def test_a_policy_does_not_take_a_spec_that_cannot_be_read_for_one_without_environment(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "glad >>1")
+
+    ran = run_local(tmp_path, "--channel", alike(tmp_path / "there"))
+
+    assert ran.status == 8, ran.out
+    assert outcomes(tmp_path)["downstreams: glad >>1"] == ("skipped", "recipe")
+    verdict = judged(tmp_path, accepting("downstream-unsolvable"))
+    assert verdict.decision is Decision.INCONCLUSIVE
+    assert "cannot be read by the solver" in verdict.text()
+
+
+def turned(spec: str, **fields: object) -> Change:
+    """Make another result of that of a downstream package."""
+
+    def change(value: dict[str, Any]) -> None:
+        (one,) = (r for r in value["results"] if r["check"] == f"downstreams: {spec}")
+        one.update(fields)
+
+    return change
+
+
+def with_the_other_log(value: dict[str, Any]) -> None:
+    (log,) = (one["log"] for one in value["results"] if one["check"] == "downstreams: glad")
+    turned("sad", outcome="passed", cause="ok", message="", exit_status=0, log=log)(value)
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a report in which one downstream package passed and one failed."""
+    folder = tmp_path_factory.mktemp("failed")
+    write(folder, "glad", "sad")
+    assert run_local(folder, "--channel", channel(folder / "there")).status == 1
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            turned("sad", outcome="skipped", cause="unsolvable", exit_status=None, log=None),
+            "no environment could hold it, and yet there was one",
+        ),
+        (
+            turned("sad", outcome="passed", cause="ok", message="", exit_status=None),
+            "passed, and yet nothing says with which exit status",
+        ),
+        (with_the_other_log, "is that of another check as well"),
+    ],
+)
+def test_the_gate_refuses_what_was_made_of_one_that_failed(
+    failed: Path, tmp_path: Path, change: Change, sentence: str
+) -> None:
+    case = tmp_path / "case"
+    shutil.copytree(failed, case)
+    forge(case / "manualbuild-report", change)
+
+    verdict = judged(case, accepting("downstream-unsolvable"))
+
+    assert verdict.decision is Decision.REJECT
+    assert sentence in verdict.text()

@@ -20,6 +20,7 @@ import yaml
 
 from conftest import Ran, command, manualbuild, outcomes, results
 from pytest_manualbuild import batch, hosts
+from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.errors import HostLost
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
@@ -433,3 +434,34 @@ def test_nothing_is_left_of_a_controller_that_was_killed(
     assert swept.status == 0, swept.out
     assert left_over(word) == []
     assert list((tmp_path / "cache/runs").iterdir()) == []
+
+
+def test_the_run_test_bat_of_a_downstream_package_is_run(
+    tmp_path: Path, prefix: Path, windows_python: str
+) -> None:
+    write(tmp_path, "test:\n  downstreams:\n    - glad\n    - sad\n", {})
+    for name, status in {"glad": "0", "sad": "1"}.items():
+        built = builder.Built(
+            recipe=None,
+            name=name,
+            version="1",
+            files={f"share/{name}.txt": builder.Staged(data=b"x")},
+            subdir="win-64",
+            depends=("odd", "python"),
+            info={
+                "info/test/run_test.py": b"print('here')\n",
+                "info/test/run_test.bat": f"echo here\r\nexit /B {status}\r\n".encode(),
+            },
+        )
+        builder.write(built, tmp_path / "channel", ".conda")
+    index_channel(tmp_path / "channel")
+
+    channels = ("--channel", (tmp_path / "channel").as_uri(), "--channel", windows_python)
+    ran = run(tmp_path, prefix, *channels)
+
+    assert ran.status == 1, ran.out
+    assert outcomes(tmp_path) == {
+        "install": ("passed", "ok"),
+        "downstreams: glad": ("passed", "ok"),
+        "downstreams: sad": ("failed", "exit-status"),
+    }

@@ -122,6 +122,16 @@ class _Solver:
             return {"error": "link", "text": str(error)}
         return {}
 
+    async def unpack(self, asked: dict[str, Any]) -> dict[str, Any]:
+        from rattler.package_streaming import download_and_extract  # noqa: PLC0415 # as above
+
+        try:
+            # Not with the hash that is expected: py-rattler takes it and does not look at it.
+            sha256, _ = await download_and_extract(self._client, asked["url"], asked["target"])
+        except Exception as error:  # noqa: BLE001 # whatever it is, the caller must be told
+            return {"error": "unpack", "text": str(error)}
+        return {"sha256": sha256.hex()}
+
     async def index(self, asked: dict[str, Any]) -> dict[str, Any]:
         from rattler.index import index_fs  # noqa: PLC0415 # only in this child
 
@@ -135,7 +145,12 @@ class _Solver:
 async def _serve(answers: int) -> None:
     solver = _Solver()  # before anybody waits for it
     loop = asyncio.get_running_loop()
-    verbs = {"solve": solver.solve, "link": solver.link, "index": solver.index}
+    verbs = {
+        "solve": solver.solve,
+        "link": solver.link,
+        "unpack": solver.unpack,
+        "index": solver.index,
+    }
 
     async def answer(asked: dict[str, Any]) -> None:
         try:

@@ -25,12 +25,14 @@ from pytest_manualbuild.environment.looks import Looks, Turns
 from pytest_manualbuild.environment.packages import Packages
 from pytest_manualbuild.environment.prefix import below, on_windows, padded
 from pytest_manualbuild.environment.solver import LINK_S, SOLVE_S, Solver
+from pytest_manualbuild.environment.unpacked import info_of
 from pytest_manualbuild.errors import (
     ArtifactError,
     ChannelError,
     EnvironmentBroken,
     NotApplicable,
     Uninstallable,
+    Unreadable,
     Unsolvable,
 )
 from pytest_manualbuild.hosts.base import Placement, Progress
@@ -52,6 +54,7 @@ class Environments:
         self.packages = Packages(cache)
         self._solved: dict[tuple[int, str], dict[str, Any]] = {}
         self._placed: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._urls: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +122,7 @@ class Environments:
             )
             for one in solution["packages"]
         )
+        self._urls |= {one["sha256"]: one["url"] for one in solution["packages"]}
         linking = [one.name for one in installed if (path / post_link(one.name, subdir)).is_file()]
         ours = artifact.name if artifact is not None else ""
         return LinkedEnvironment(
@@ -128,6 +132,13 @@ class Environments:
             post_link=tuple(sorted(linking, key=lambda name: (name == ours, name))),
             notes=notes,
         )
+
+    def info(self, package: InstalledPackage) -> Path:
+        """Return the ``info/`` of a package that is in an environment of this run.
+
+        Raises ChannelError or EnvironmentBroken.
+        """
+        return info_of(self._cache, self._solver, package, self._urls[package.sha256])
 
     def _unmakable(self, error: OSError) -> EnvironmentBroken:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -184,7 +195,7 @@ class Environments:
                     detail=said["text"],
                 )
             case "spec" if said["spec"] not in ours:
-                raise Unsolvable(
+                raise Unreadable(
                     f"The requirement {said['spec']!r} of the test cannot be read by the solver.",
                     remedy="Write it in another way in the recipe.",
                     detail=said["text"],

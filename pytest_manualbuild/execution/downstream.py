@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from pytest_manualbuild.checks import checks, name_asked_for, proving
+from pytest_manualbuild.checks import checks, proving
 from pytest_manualbuild.model import Artifact, Check, PlannedPackage, TestSection
 from pytest_manualbuild.recipe.folder import files, script_file, test_file
-from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
+from pytest_manualbuild.records import Cause, CheckResult, InstalledPackage, Outcome
 
-_SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r", "run_test.sh")
+_SCRIPTS = ("run_test.py", "run_test.pl", "run_test.lua", "run_test.r")
 _REQUIRES = "test_time_dependencies.json"
 
 
@@ -31,22 +31,20 @@ class Downstream(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Its name, version and build."""
     spec: str
-    """Names exactly this build of it."""
+    """Names exactly this file of it: a channel named after the first has the build as well."""
     folder: Path
     """Where the files of its tests lie."""
 
 
-def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -> Downstream | None:
-    """Return the downstream package in an environment with its tests; None if it has none.
+def find(
+    found: InstalledPackage, info: Path, artifact: Artifact, label: str, subdir: str
+) -> Downstream | None:
+    """Return a downstream package with the tests in its ``info/``; None if it has none.
 
-    ``label`` names the package under test. Raises RecipeError, OSError, ValueError or
-    KeyError when the tests cannot be read.
+    ``label`` names the package under test, ``subdir`` is that of the host. Raises RecipeError,
+    OSError or ValueError when the tests cannot be read.
     """
-    found = {one.name: one for one in linked.packages}[name_asked_for(spec)]
-    dist = f"{found.name}-{found.version}-{found.build}"
-    record = json.loads((Path(linked.path) / f"conda-meta/{dist}.json").read_text())
-    info = Path(record["extracted_package_dir"]) / "info"
-    described = (*_rattler_build(info, found.name), *_conda_build(info))
+    described = (*_rattler_build(info, found.name), *_conda_build(info, subdir))
     if not described:
         return None
     named = {"PKG_NAME": found.name, "PKG_VERSION": found.version, "PKG_BUILD_STRING": found.build}
@@ -55,8 +53,8 @@ def find(spec: str, linked: LinkedEnvironment, artifact: Artifact, label: str) -
         planned=PlannedPackage(
             artifact=artifact, label=label, sections=described, checks=checks(described)
         ),
-        name=dist,
-        spec=f"{found.name} =={found.version} {found.build}",
+        name=f"{found.name}-{found.version}-{found.build}",
+        spec=f"{found.name} =={found.version} {found.build}[sha256={found.sha256}]",
         folder=info / "test",
     )
 
@@ -72,15 +70,16 @@ def _rattler_build(info: Path, name: str) -> Iterator[TestSection]:
                 yield section
 
 
-def _conda_build(info: Path) -> Iterator[TestSection]:
+def _conda_build(info: Path, subdir: str) -> Iterator[TestSection]:
     folder = (info / "test").resolve()  # as its files are named
     there = list(files(folder)) if folder.is_dir() else []
+    # Where a noarch package has no run_test.bat, it is told that Windows does not run the other.
+    batch = subdir.startswith("win-") and folder / "run_test.bat" in there
+    names = (*_SCRIPTS, "run_test.bat" if batch else "run_test.sh")
     found = [
-        test_file(folder, path)
-        for path in there
-        if path.parent != folder or path.name not in _SCRIPTS
+        test_file(folder, path) for path in there if path.parent != folder or path.name not in names
     ]
-    scripts = [script_file(folder, folder / name) for name in _SCRIPTS if folder / name in there]
+    scripts = [script_file(folder, folder / name) for name in names if folder / name in there]
     requires = folder / _REQUIRES
     if scripts:
         yield TestSection(

@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pytest_manualbuild import package
+from pytest_manualbuild.checks import name_asked_for
 from pytest_manualbuild.environment.environments import Environments
 from pytest_manualbuild.errors import (
     ArtifactError,
@@ -28,6 +29,7 @@ from pytest_manualbuild.errors import (
     NotApplicable,
     RecipeError,
     Uninstallable,
+    Unreadable,
     Unsolvable,
     during,
 )
@@ -75,8 +77,11 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def logs(self) -> str:
         """The folder of its logs, below that of the host."""
-        own = re.sub(r"[^A-Za-z0-9._-]+", "-", self.key.removeprefix(self.planned.artifact.key))
-        return f"{self.planned.label}/{own.strip('-.')[:80]}".rstrip("/")
+        key = self.key.removeprefix(self.planned.artifact.key)
+        own = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:80]
+        if self.beside:  # specs of downstream packages may differ in what is left out alone
+            own += f"-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        return f"{self.planned.label}/{own}".rstrip("/")
 
     @property
     def tools_key(self) -> str:
@@ -175,8 +180,12 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
         planned = probe.planned
         try:
             self._link(replace(probe, beside=(check.text,)))
-            linked = self.linked[probe.key]
-            found = downstream.find(check.text, linked, planned.artifact, planned.label)
+            there = {one.name: one for one in self.linked[probe.key].packages}
+            other = there[name_asked_for(check.text)]
+            info = self.environments.info(other)
+            found = downstream.find(other, info, planned.artifact, planned.label, self.host.subdir)
+        except Unreadable as error:  # nobody looked for an environment, so there may be one
+            self._all(probe, Outcome.SKIPPED, Cause.RECIPE, f"It was not run: {error}")
         except Unsolvable as error:
             # rattler-build passes over it with a warning; what did not run is no pass here.
             why = f"It was not run: {error}"

@@ -127,6 +127,7 @@ def _host(evidence: Evidence, host: Host, record: HostRecord) -> Iterator[Reason
         if need := _unmet(artifact, facts, host.subdir):
             yield reject(f"{key}: it passed on {name}, which cannot have it: {need}.")
     yield from _absent(evidence, record, passed)
+    yield from _unsolved(evidence, record, results)
     for key, environment in record.environments.items():
         package = key if key in planned else key.partition(" ")[0]
         if package not in planned:
@@ -172,12 +173,36 @@ def _environments(evidence: Evidence, passed: Collection[CheckResult]) -> dict[s
         if planned is None or check is None or check.kind is CheckKind.CONTENTS:
             continue
         if check.section < len(planned.sections):
-            key = planned.environment_key(check.section)
-            if check.kind is CheckKind.DOWNSTREAM:
-                keys[f"{key} {check.text}"] = name_asked_for(check.text)
-            else:
-                keys[key] = ""
+            downstream = check.kind is CheckKind.DOWNSTREAM
+            keys[_environment_key(planned, check)] = (
+                name_asked_for(check.text) if downstream else ""
+            )
     return keys
+
+
+def _unsolved(
+    evidence: Evidence, record: HostRecord, results: Collection[CheckResult]
+) -> Iterator[Reason]:
+    """Yield downstream packages that no environment could hold, and that had one."""
+    checks = _checks(evidence)
+    for one in results:
+        planned, check = checks.get((one.package, one.check), (None, None))
+        if planned is None or check is None or check.section >= len(planned.sections):
+            continue
+        if (check.kind, one.outcome, one.cause) == (
+            CheckKind.DOWNSTREAM,
+            Outcome.SKIPPED,
+            Cause.UNSOLVABLE,
+        ) and _environment_key(planned, check) in record.environments:
+            yield reject(
+                f"{one.package}: {one.check} on {one.host}: no environment could hold it, and yet"
+                " there was one."
+            )
+
+
+def _environment_key(planned: PlannedPackage, check: Check) -> str:
+    key = planned.environment_key(check.section)
+    return f"{key} {check.text}" if check.kind is CheckKind.DOWNSTREAM else key
 
 
 def _unmet(artifact: Artifact, facts: Facts, subdir: str) -> str:
@@ -278,16 +303,16 @@ def _results(evidence: Evidence) -> Iterator[Reason]:
             continue
         if one.message:
             yield reject(f"{where} its message is {one.message!r}.")
-        if check.kind in _IN_A_SHELL:
-            if one.exit_status is None:
-                yield reject(f"{where} nothing says with which exit status.")
-            if found := without.get((one.host, one.package, check.section)):
-                yield reject(f"{where} the installation before it is {found}.")
+        if check.kind in (*_IN_A_SHELL, CheckKind.DOWNSTREAM) and one.exit_status is None:
+            yield reject(f"{where} nothing says with which exit status.")
+        found = without.get((one.host, one.package, check.section))
+        if check.kind in _IN_A_SHELL and found:
+            yield reject(f"{where} the installation before it is {found}.")
 
 
 def _logs(evidence: Evidence, wrote: Collection[CheckKey]) -> Iterator[Reason]:
     checks = _checks(evidence)
-    owners: dict[str, tuple[str, str, int]] = {}
+    owners: dict[str, tuple[str, str, int, str]] = {}
     for one in evidence.results:
         planned, check = checks.get((one.package, one.check), (None, None))
         if planned is None or check is None:
@@ -303,6 +328,7 @@ def _logs(evidence: Evidence, wrote: Collection[CheckKey]) -> Iterator[Reason]:
         if not one.log.startswith(f"logs/{one.host}/{planned.label}/"):
             yield reject(f"{where}: its log is that of something else: {one.log}.")
         # Checks that are one statement of a script share its log.
-        owner = owners.setdefault(one.log, (one.host, one.package, check.section))
-        if owner != (one.host, one.package, check.section):
+        beside = check.text if check.kind is CheckKind.DOWNSTREAM else ""
+        whose = (one.host, one.package, check.section, beside)
+        if owners.setdefault(one.log, whose) != whose:
             yield reject(f"{where}: its log {one.log} is that of another check as well.")
