@@ -211,6 +211,16 @@ def test_one_that_is_named_twice_is_tested_once(tmp_path: Path) -> None:
     assert judged(tmp_path, "[gate]\n").decision is Decision.ACCEPT
 
 
+def test_one_that_is_asked_for_by_its_address_is_told_how_to_be_named(tmp_path: Path) -> None:
+    there = channel(tmp_path / "there")
+    write(tmp_path, f"{there}/noarch/glad-1.0-0.conda")
+
+    ran = run_local(tmp_path, "--channel", there)
+
+    assert ran.status == 16, ran.out
+    assert "this does not begin with the name of a package. Write NAME or CHANNEL" in ran.out
+
+
 def test_a_policy_does_not_take_a_spec_that_cannot_be_read_for_one_without_environment(
     tmp_path: Path,
 ) -> None:

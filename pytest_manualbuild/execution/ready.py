@@ -181,7 +181,12 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
         try:
             self._link(replace(probe, beside=(check.text,)))
             there = {one.name: one for one in self.linked[probe.key].packages}
-            other = there[name_asked_for(check.text)]
+            other = there.get(name_asked_for(check.text))
+            if other is None:
+                raise RecipeError(
+                    "this does not begin with the name of a package.",
+                    remedy="Write NAME or CHANNEL::NAME, and after it which of them.",
+                )
             info = self.environments.info(other)
             found = downstream.find(other, info, planned.artifact, planned.label, self.host.subdir)
         except Unreadable as error:  # nobody looked for an environment, so there may be one
@@ -196,7 +201,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
             self._all(probe, Outcome.FAILED, Cause.UNINSTALLABLE, str(error))
         except (ChannelError, EnvironmentBroken) as error:
             self._all(probe, Outcome.ERROR, cause_of(error), str(error))
-        except (RecipeError, OSError, ValueError, KeyError) as error:
+        except (RecipeError, OSError, ValueError) as error:
             why = f"The tests of {check.text} cannot be read: {error}"
             self._all(probe, Outcome.ERROR, Cause.ENVIRONMENT, why)
         else:
