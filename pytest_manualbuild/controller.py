@@ -250,8 +250,9 @@ class Controller(Session):
         """Conclude, and write the evidence; the hosts are released meanwhile."""
         if self._journal is None:
             return
-        if self.keeps or any(key not in self._results for key in self._selected):
-            # Only then is it known what was kept; and when cut short, nothing may go on any more.
+        if self.keeps or set(plan.expected(self.plan)) - self._results.keys():
+            # Only then is it known what was kept; and when cut short, or where checks that nobody
+            # selected go on beside others, nothing may be written any more.
             self.release()
         if self.engine is not None:
             self._records |= {record.name: record for record in self.engine.records()}

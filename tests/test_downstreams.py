@@ -221,6 +221,17 @@ def test_one_that_is_asked_for_by_its_address_is_told_how_to_be_named(tmp_path: 
     assert "this does not begin with the name of a package. Write NAME or CHANNEL" in ran.out
 
 
+def test_only_those_are_run_that_were_selected(tmp_path: Path) -> None:
+    write(tmp_path, "glad", "sad")
+
+    ran = run_local(tmp_path, "--channel", channel(tmp_path / "there"), "-k", "glad")
+
+    assert ran.status == 0, ran.out
+    assert outcomes(tmp_path)["downstreams: glad"] == PASSED
+    logs = tmp_path / "manualbuild-report/logs/here/odd"
+    assert [path.name.partition("-")[0] for path in logs.iterdir()] == ["glad"]
+
+
 def test_a_policy_does_not_take_a_spec_that_cannot_be_read_for_one_without_environment(
     tmp_path: Path,
 ) -> None:

@@ -409,17 +409,6 @@ def test_two_packages_never_share_a_folder_on_a_host(
     environments: Environments, artifact: Artifact, tmp_path: Path, run: Run
 ) -> None:
     """Their hashes may begin alike: then each would be tested with the other's files, too."""
-    given: list[CheckResult] = []
-    preparation = Preparation(
-        host=Host(name="here", kind="docker", subdir="linux-64", image="a"),
-        run=run,
-        provider=hosts.provider("docker"),
-        facts=Facts(arch="x86_64", kernel="6.1"),
-        recipe=tmp_path,
-        environments=environments,
-        progress=lambda _: None,
-        give=given.append,
-    )
     twin = another(tmp_path, TESTS, "twin", name="twin")
     alike = msgspec.structs.replace(twin, sha256=artifact.sha256[:8] + twin.sha256[8:])
     sections = (TestSection(label="", commands=("true",)),)
@@ -429,6 +418,18 @@ def test_two_packages_never_share_a_folder_on_a_host(
         )
         for one in (artifact, alike)
     ]
+    given: list[CheckResult] = []
+    preparation = Preparation(
+        host=Host(name="here", kind="docker", subdir="linux-64", image="a"),
+        run=run,
+        provider=hosts.provider("docker"),
+        facts=Facts(arch="x86_64", kernel="6.1"),
+        recipe=tmp_path,
+        environments=environments,
+        selected={("here", one.artifact.key, "install") for one in planned},
+        progress=lambda _: None,
+        give=given.append,
+    )
 
     preparation.ready(planned[:1])
     assert given == []

@@ -134,6 +134,17 @@ def test_narrowed_runs_are_refused_with_that_reason(tmp_path: Path) -> None:
     assert (verdict.status, "(-x)" in verdict.out) == (1, True), verdict.out
 
 
+def test_what_nobody_selected_writes_nothing_after_the_report(tmp_path: Path) -> None:
+    """Commands share a shell, and so the next ones run as well: they are stopped first."""
+    loop = "while true; do echo more; done"
+    write_package(tmp_path, f"test:\n  commands:\n    - 'true'\n    - {loop}\n")
+
+    assert run_local(tmp_path, "-k", "commands-0").status in {0, 8}
+
+    verdict = manualbuild("verify", "manualbuild-report", cwd=tmp_path)
+    assert (verdict.status, "is not the one that the run wrote" in verdict.out) == (1, False)
+
+
 def test_collect_only_touches_nothing(tmp_path: Path) -> None:
     write_package(tmp_path, "test:\n  commands:\n    - 'true'\n")
 

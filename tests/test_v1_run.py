@@ -198,6 +198,21 @@ def stand_in_python(channel: Path) -> str:
     return channel.as_uri()
 
 
+def test_a_test_that_nobody_selected_is_not_run(tmp_path: Path) -> None:
+    place = tmp_path / "ran"
+    place.mkdir()
+
+    ran = run(
+        tmp_path,
+        f"- script: ['touch {place}/0']\n- script: ['touch {place}/1']\n",
+        "-k",
+        "tests-1",
+    )
+
+    assert ran.status == 0, ran.out
+    assert [one.name for one in place.iterdir()] == ["1"]
+
+
 def test_a_list_of_pythons_that_conditions_left_empty_drops_no_test(tmp_path: Path) -> None:
     """rattler-build runs nothing for it, and passes."""
     ran = run(

@@ -261,6 +261,7 @@ class Engine:
             facts=desk.facts,
             recipe=Path(self._plan.recipe),
             environments=self._environments,
+            selected=self._futures.keys(),
             progress=desk.progress,
             give=self._give,
             linked=desk.environments,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,7 +38,15 @@ from pytest_manualbuild.hosts.base import Placement, Progress, Provider
 from pytest_manualbuild.hosts.facts import lacking, virtual_packages
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.languages import LANGUAGES
-from pytest_manualbuild.model import Check, CheckKind, Facts, Host, PlannedPackage, TestSection
+from pytest_manualbuild.model import (
+    Check,
+    CheckKey,
+    CheckKind,
+    Facts,
+    Host,
+    PlannedPackage,
+    TestSection,
+)
 from pytest_manualbuild.records import Cause, CheckResult, LinkedEnvironment, Outcome
 
 MOST_AT_ONCE = 4
@@ -98,6 +106,7 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
     recipe: Path
     environments: Environments
+    selected: Collection[CheckKey]
     progress: Progress
     give: Give
     linked: dict[str, LinkedEnvironment] = msgspec.field(default_factory=dict)
@@ -114,12 +123,28 @@ class Preparation(msgspec.Struct, frozen=True, kw_only=True):
 
     def _sections(self, planned: PlannedPackage) -> Iterator[Section]:
         for number in range(len(planned.sections)):
-            yield Section(
-                planned=planned.only(number),
-                key=planned.environment_key(number),
-                recipe=self.recipe,
-                give=self.give,
-            )
+            one = planned.only(number)
+            if checks := self._to_run(one):
+                yield Section(
+                    planned=replace(one, checks=checks),
+                    key=planned.environment_key(number),
+                    recipe=self.recipe,
+                    give=self.give,
+                )
+
+    def _to_run(self, planned: PlannedPackage) -> tuple[Check, ...]:
+        """Return the checks of a section that must run for those that were selected.
+
+        Those of the package itself run together or not at all.
+        """
+        names = {one.name for one in planned.checks}
+        selected = {
+            name for name in names if (self.host.name, planned.artifact.key, name) in self.selected
+        }
+        beside = {one.name for one in planned.checks if one.kind is CheckKind.DOWNSTREAM}
+        own = names - beside
+        wanted = (own if own & selected else set()) | (beside & selected)
+        return tuple(one for one in planned.checks if one.name in wanted)
 
     def _expand(self, section: Section) -> list[Section]:
         """Return what is to be run for a section: nothing, itself, or those of a downstream."""
