@@ -392,6 +392,22 @@ def test_what_was_unpacked_of_other_bytes_stands_in_for_no_package(
     assert "good" in (linked(environments, artifact) / "bin/tool").read_text()
 
 
+def test_what_was_unpacked_of_a_needed_package_is_compared_again_once_it_was_altered(
+    tmp_path: Path,
+) -> None:
+    needed = another(tmp_path, TESTS, "needed", name="needed", staged={"share/needed": "good\n"})
+    needs = f"requirements:\n  run:\n    - needed\n{TESTS}"
+    first, second = (another(tmp_path, needs, name, name=name) for name in ("first", "second"))
+    with Environments(tmp_path / "cache", ()) as made:
+        made.expect([needed, first, second])
+        linked(made, first)
+        file = tmp_path / "cache/pkgs" / needed.dist / "share/needed"
+        file.unlink()
+        file.write_text("evil\n")
+
+        assert (linked(made, second) / "share/needed").read_text() == "good\n"
+
+
 def test_a_package_may_lie_where_no_name_is_utf_8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,11 +173,14 @@ def state(path: Path) -> int:
 
 
 def lasting_state(path: Path) -> str:
-    """Return such a state that holds in other processes and for longer.
+    """Return such a state that holds in other processes and for longer; empty: nothing is there.
 
     Not the time when an inode changed: what is linked has it in common with other environments.
     """
-    seen = sorted((name, stamp[:-1]) for name, stamp in _stamps(path))
+    try:
+        seen = sorted((name, stamp[:-1]) for name, stamp in _stamps(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
     return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 

@@ -28,7 +28,7 @@ class Packages:
         self._looks = Looks()
         self._described: dict[str, Described] = {}
         self._common: dict[str, list[str]] = {}
-        self._compared: set[str] = set()
+        self._compared: dict[str, str] = {}
         self.tested: tuple[Artifact, ...] = ()
         """All that are tested in this run."""
 
@@ -81,7 +81,7 @@ class Packages:
 
     def forget(self, artifact: Artifact) -> None:
         """Remove what was unpacked of a package."""
-        self._compared.discard(artifact.sha256)
+        self._compared.pop(artifact.sha256, None)
         shutil.rmtree(self._cache / "pkgs" / artifact.dist, ignore_errors=True)
 
     def forget_named(self, text: str, solved: Sequence[dict[str, Any]]) -> None:
@@ -95,17 +95,19 @@ class Packages:
         """Return the first file of a package that was not linked with its bytes; empty: all were.
 
         What a prefix has in another form is looked at where it was unpacked, in that place, and
-        with None all of it is: others may have written over it in the prefix. That is done once in
-        a run.
+        with None all of it is: others may have written over it in the prefix. That is done once,
+        as long as nobody touches it.
         """
-        if prefix is None and artifact.sha256 in self._compared:
-            return ""
         unpacked = place / artifact.dist
         _, _, paths = self.channel(artifact)
-        wrong = files.first_difference(prefix or unpacked, paths, unpacked)
-        if not wrong:
-            self._compared.add(artifact.sha256)
-        return wrong
+        if prefix is not None:
+            return files.first_difference(prefix, paths, unpacked)
+        state = files.lasting_state(unpacked)
+        if self._compared.get(artifact.sha256) != state:
+            if wrong := files.first_difference(unpacked, paths, unpacked):
+                return wrong
+            self._compared[artifact.sha256] = state
+        return ""
 
 
 def _changed(path: Path) -> EnvironmentBroken:
