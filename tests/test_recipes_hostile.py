@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -262,3 +263,16 @@ def test_the_next_recipe_is_rendered_after_one_that_had_to_be_ended(
     (folder / "meta.yaml").write_text(jinja("good"))
 
     assert recipe.load(folder, subdir="linux-64").outputs[0].sections[0].commands == ("echo good",)
+
+
+def test_a_large_recipe_in_the_form_of_json_is_rendered(folder: Path) -> None:
+    meta = {
+        "package": {"name": "top", "version": "1"},  # `"package": {` is no `package:`
+        "about": {"description": "many words of it. " * 20_000},
+        "outputs": [{"name": "one", "test": {"commands": ["echo good"]}}],
+    }
+    (folder / "meta.yaml").write_text(json.dumps(meta))
+
+    outputs = recipe.load(folder, subdir="linux-64").outputs
+
+    assert [one.sections[0].commands for one in outputs if one.name == "one"] == [("echo good",)]

@@ -32,7 +32,8 @@ _REQUIREMENTS = re.compile(
 )
 TOP_REQUIREMENTS = r"(^requirements:.*?)(?=^test:|^extra:|^about:|^outputs:|\Z)"
 _OUTPUTS = r"(^outputs:.*?)(?=^test:|^extra:|^about:|\Z)"
-_BEFORE_PACKAGE = r"(.*)package:"
+# From the start alone: tried from each letter on, a text without it takes the square of its size.
+_BEFORE_PACKAGE = r"\A(.*)package:"
 _MOST_PASSES = 10
 _LANGUAGES = ("PERL", "LUA", "R", "NUMPY", "PYTHON")
 
