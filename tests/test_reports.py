@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import pytest
 from defusedxml import ElementTree
 
-from conftest import results, run_local, write_package
+from conftest import LOCAL, results, run_local, write_package
 from pytest_manualbuild.reports import html
 
 HOSTILE = """\
@@ -72,3 +74,32 @@ def test_what_is_kept_of_the_template_may_be_spoilt_and_is_in_no_cache(
     assert ran.status == 0, ran.out
     assert texts(page(tmp_path), "script") == []
     assert list((tmp_path / "cache").rglob("__jinja2*")) == []
+
+
+def test_packages_that_passed_are_a_line_each_where_there_are_many(tmp_path: Path) -> None:
+    import builder
+
+    names = [f"one{number}" for number in range(6)]
+    commands = [f"test {number} != 9" for number in range(8)]
+    outputs = [
+        {"name": name, "build": {"noarch": "generic"}, "test": {"commands": commands}}
+        for name in names
+    ]
+    outputs[3]["test"] = {"commands": ["false", "echo never"]}
+    meta = {"package": {"name": "top", "version": "1.0"}, "outputs": outputs}
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe/meta.yaml").write_text(json.dumps(meta))
+    for name in names:
+        built = builder.Built(recipe=None, files={}, subdir="noarch", name=name, version="1.0")
+        builder.write(built, tmp_path / "recipe/build_artifacts", ".conda")
+    (tmp_path / "local.toml").write_text(LOCAL)
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 1, ran.out
+    assert "5 packages of which every check passed" in " ".join(ran.out.split())
+    lines = [re.findall(r"[^│\s][^│]*?(?=\s*│)", line) for line in ran.out.splitlines()]
+    passed = [line[0] for line in lines if line[1:] == ["✓ 9 ok"]]
+    assert passed == [name for name in names if name != "one3"]
+    assert ["commands[0]: false", "✗ FAILED"] in lines
+    assert ["commands[1]: echo never", "- not reached"] in lines

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pytest_manualbuild.evidence import Evidence
-from pytest_manualbuild.model import Plan
+from pytest_manualbuild.model import Plan, PlannedPackage
+from pytest_manualbuild.plan import expected
 from pytest_manualbuild.records import Cause, CheckResult, Outcome
 
 MOST_ROWS = 40
+"""So many checks are shown, of all packages together; then those that passed are a line for each
+package, and of the others no more than that many that did not pass are shown."""
 _WORDS = {
     Outcome.PASSED: ("✓ ok", "green"),
     Outcome.FAILED: ("✗ FAILED", "bold red"),
@@ -38,9 +42,15 @@ def text(evidence: Evidence, *, width: int, color: bool) -> str:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False
     )
+    packages = evidence.plan.packages
+    many = sum(len(planned.checks) for planned in packages) > MOST_ROWS
+    short = _passed(evidence) if many and len(packages) > 1 else []
     with console.capture() as capture:
-        for planned in evidence.plan.packages:
-            console.print(_grid(evidence, planned.artifact.key))
+        for planned in packages:
+            if planned.artifact.key not in short:
+                console.print(_grid(evidence, planned.artifact.key))
+        if short:
+            console.print(_packages(evidence, short))
         for host in evidence.hosts:
             if host.message:
                 said = host.message.removeprefix(f"{host.name}: ")
@@ -49,16 +59,13 @@ def text(evidence: Evidence, *, width: int, color: bool) -> str:
 
 
 def _grid(evidence: Evidence, key: str) -> Table:
+    """Return the grid of one package: its checks down, hosts across."""
     planned = evidence.plan.package(key)
     names = [cell.host for cell in evidence.plan.cells if cell.package == key]
-    required = {host.name for host in evidence.plan.matrix.hosts if host.required}
     results = {(r.host, r.check): r for r in evidence.results if r.package == key}
-    table = Table(title=f"{key}  sha256 {planned.artifact.sha256[:16]}…", title_justify="left")
+    table = Table(title=f"{key}  sha256 {_short(planned)}", title_justify="left")
     table.add_column("check", overflow="fold")
-    for name in names:
-        facts = next((host.facts for host in evidence.hosts if host.name == name), None)
-        below = f"\nglibc {facts.glibc}" if facts is not None and facts.glibc else ""
-        table.add_column(f"{name}{' *' if name in required else ''}{below}", overflow="fold")
+    _add_hosts(table, evidence, names)
     rows = [check.name for check in planned.checks]
     if len(rows) > MOST_ROWS:
         bad = [c for c in rows if any(_bad(results.get((name, c))) for name in names)]
@@ -67,9 +74,47 @@ def _grid(evidence: Evidence, key: str) -> Table:
     for check in rows:
         cells = [word(results.get((name, check))) for name in names]
         table.add_row(Text(check), *(Text(said, style=style) for said, style in cells))
-    if required & set(names) and table.caption is None:
-        table.caption = "* required"
     return table
+
+
+def _packages(evidence: Evidence, keys: Sequence[str]) -> Table:
+    """Return a grid of packages of which every check passed, hosts across."""
+    where = {(cell.host, cell.package) for cell in evidence.plan.cells}
+    names = [host.name for host in evidence.plan.matrix.hosts]
+    names = [name for name in names if any((name, key) in where for key in keys)]
+    table = Table(title=f"{len(keys)} packages of which every check passed", title_justify="left")
+    table.add_column("package\nsha256", overflow="fold")
+    _add_hosts(table, evidence, names)
+    for key in keys:
+        planned = evidence.plan.package(key)
+        said = f"✓ {len(planned.checks)} ok"
+        cells = [Text(said if (name, key) in where else "", style="green") for name in names]
+        table.add_row(Text(f"{planned.label}\n{_short(planned)}"), *cells)
+    return table
+
+
+def _add_hosts(table: Table, evidence: Evidence, names: Sequence[str]) -> None:
+    """Add a column for each of these hosts."""
+    required = {host.name for host in evidence.plan.matrix.hosts if host.required}
+    for name in names:
+        facts = next((host.facts for host in evidence.hosts if host.name == name), None)
+        below = f"\nglibc {facts.glibc}" if facts is not None and facts.glibc else ""
+        table.add_column(f"{name}{' *' if name in required else ''}{below}", overflow="fold")
+    if required & set(names):
+        table.caption = "* required"
+
+
+def _short(planned: PlannedPackage) -> str:
+    return f"{planned.artifact.sha256[:16]}…"
+
+
+def _passed(evidence: Evidence) -> list[str]:
+    """Return the packages of which every check passed wherever they are planned to run."""
+    passed = {one.key for one in evidence.results if one.outcome is Outcome.PASSED}
+    keys = {True: dict[str, None](), False: dict[str, None]()}
+    for key in expected(evidence.plan):
+        keys[key in passed][key[1]] = None
+    return [package for package in keys[True] if package not in keys[False]]
 
 
 def _bad(result: CheckResult | None) -> bool:
