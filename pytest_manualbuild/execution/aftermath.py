@@ -5,6 +5,7 @@ None of it is a check's result: a reviewer reads it as a warning.
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -24,8 +25,8 @@ done
 # ours would not be newer.
 _NEXT_STEP = """\
 _mb_tries=0
-until [ {folder}/step -nt {folder}/started ] || [ $((_mb_tries += 1)) -gt 2000 ]; do
-  : >{folder}/step
+until [ {step} -nt {started} ] || [ $((_mb_tries += 1)) -gt 2000 ]; do
+  : >{step}
 done
 unset _mb_tries
 """
@@ -33,24 +34,27 @@ unset _mb_tries
 # also goes on when another host's environment is linked to the same file of the package cache.
 # What the tests wrote is never calculated with: some shells run commands that stand in a number.
 _LOOK = """\
-cd {folder} || exit 0
-read -r before <started
+before=
+[ ! -s {started} ] || read -r before <{started}
 {oom}case $_mb_oom$before in *[!0-9]*) _mb_oom= before= ;; esac
 [ "${{_mb_oom:-0}}" = "${{before:-0}}" ] || printf 'oom %s\\0' $((_mb_oom - ${{before:-0}}))
 here=.
 [ -d {prefix}/conda-meta ] && cd {prefix} || {{ here=; printf 'gone \\0'; }}
+[ -s {started} ] || exit 0
 find $here {folder}/work "$HOME" "$TMPDIR" \\( -path './*' ! -type d ! -name '*.pyc' \\
-  \\( -newer {folder}/started -o -cnewer {folder}/started -links 1 \\) \\
-  -exec printf 'changed %s\\0' {{}} + \\) -o \\( ! -path './*' -type f -newer {folder}/started \\
+  \\( -newer {started} -o -cnewer {started} -links 1 \\) \\
+  -exec printf 'changed %s\\0' {{}} + \\) -o \\( ! -path './*' -type f -newer {started} \\
   \\( -name core -o -name 'core.[0-9]*' \\) -exec printf 'core %s\\0' {{}} + \\) 2>/dev/null
+: >{started}
 """
 _NEXT = "[ -d {prefix}/conda-meta ] || printf 'spoilt \\0'\n"
 
 
 def before(folder: str) -> str:
-    """Return bash that notes, in a file of that folder, when the tests begin."""
-    noted = f"{_OOM}echo $_mb_oom >{shlex.quote(folder)}/started\nunset _mb_file _mb_oom\n"
-    return noted + _NEXT_STEP.format(folder=shlex.quote(folder))
+    """Return bash that notes when the tests begin whose folder of ours that is."""
+    step, started = _notes(folder)
+    noted = f"{_OOM}echo $_mb_oom >{started}\nunset _mb_file _mb_oom\n"
+    return noted + _NEXT_STEP.format(step=step, started=started)
 
 
 def after(folder: str, prefix: str, following: Iterable[str]) -> str:
@@ -58,8 +62,21 @@ def after(folder: str, prefix: str, following: Iterable[str]) -> str:
 
     ``following`` has the prefixes of those who come next on that host.
     """
-    look = _LOOK.format(folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM)
+    _, started = _notes(folder)
+    look = _LOOK.format(
+        folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM, started=started
+    )
     return "".join(_NEXT.format(prefix=shlex.quote(one)) for one in following) + look
+
+
+def _notes(folder: str) -> tuple[str, str]:
+    """Return two files whose times tell when the tests began, quoted for a shell.
+
+    They are beside the folder, for all sections of the host: a new file costs much where others
+    were just deleted (ext4 without a journal). The second one is empty between sections.
+    """
+    beside = posixpath.dirname(folder)
+    return shlex.quote(f"{beside}/step"), shlex.quote(f"{beside}/started")
 
 
 def spoilt(said: bytes) -> bool:
