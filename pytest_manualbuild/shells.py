@@ -29,6 +29,8 @@ SILENCE_S = 15.0
 START_S = 60.0
 PUT_S = 300.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CONTROL = ("env", "-i", "/bin/sh")
+"""The words that start a control shell: with nothing of what is in the environment there."""
 KILLED = 137
 KILL_ALL = """\
 _mb_count=0
@@ -144,6 +146,7 @@ class ShellConnection:
     ) -> None:
         """Take over a fresh control shell; ``folder`` is for our files on the host.
 
+        Its environment is empty (``CONTROL``), as whatever it runs begins with what it exports.
         ``also_kill`` has commands that kill what left a script's process group, and may name it
         in ``_mb_left``, each name after a slash. ``prepare``
         has commands to begin with, which set ``_mb_problem`` to a key of ``_PROBLEMS`` if
@@ -165,10 +168,11 @@ class ShellConnection:
         self._known_group: int | None = None
         """As the control shell knows it, in ``_mb_group``: it may outlive us and clean up."""
         self._send(
-            f"_mb_problem=\n{prepare}"
+            # A bash that is called sh has some of its own.
+            f"unset OLDPWD SHLVL\nexport {self._exports()}\n_mb_problem=\n{prepare}"
             f'[ -n "$_mb_problem" ] || mkdir -p {self._folder}/home {self._folder}/tmp'  # noqa: S108 # in our folder
             " || _mb_problem=folder\ncommand -v bash >/dev/null 2>&1 || _mb_problem=bash\n"
-            "_mb_cpus=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)\n"
+            'export CPU_COUNT="$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)"\n'
             + _TOOLS
             + self._say("ready", '"$_mb_problem"')
         )
@@ -205,7 +209,7 @@ class ShellConnection:
         exit_marker = self._exit_marker(exit_nonce)
         self._send(
             f"{{ printf {text} |"
-            f" ( _mb_new env -i {self._exports()} bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
+            f" ( _mb_new bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
             f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
         )
         return self
@@ -215,9 +219,10 @@ class ShellConnection:
         return f"printf '\\036{nonce}:exit:%s\\036' \"$_mb_status\""
 
     def _exports(self) -> str:
-        """Return assignments of the variables, as ``env`` and shells take them."""
-        given = [f"{name}={shlex.quote(value)}" for name, value in self.environment().items()]
-        return " ".join([*given, 'CPU_COUNT="$_mb_cpus"'])
+        """Return assignments of the variables, as shells take them."""
+        return " ".join(
+            f"{name}={shlex.quote(value)}" for name, value in self.environment().items()
+        )
 
     def environment(self) -> dict[str, str]:
         """Return the variables that every script begins with, beside the host's CPU_COUNT."""
@@ -295,8 +300,7 @@ class ShellConnection:
         exit_marker = self._exit_marker(exit_nonce)
         # A copy of the control shell runs it, so that the shell itself can give signs of life.
         self._send(
-            f"{{ ( {self._exports()}\n{script} )\n_mb_status=$?; {exit_marker};"
-            f" {exit_marker} >&2; }} </dev/null &\n"
+            f"{{ ( {script} )\n_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} </dev/null &\n"
         )
         return self._to_its_end(self, timeout_s).stdout
 

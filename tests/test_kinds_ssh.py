@@ -29,6 +29,7 @@ from conftest import (
 )
 from pytest_manualbuild import hosts
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable
+from pytest_manualbuild.hosts import openssh
 from pytest_manualbuild.hosts.base import Exit, Mark, Running
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.hosts.ssh import SshConnection
@@ -191,12 +192,17 @@ def test_nothing_of_the_caller_is_sent(
     monkeypatch.setenv("LC_CANARY", "canary")
     connection = start(host(ssh_server), run)
 
-    shell = connection.run("read -r _ _ _ s _ </proc/$PPID/stat; cat /proc/$s/environ",
-                           timeout_s=SHORT_S)  # fmt: skip
+    said = connection.run("env; read -r _ _ _ s _ </proc/$PPID/stat; cat /proc/$s/environ",
+                          timeout_s=SHORT_S)  # fmt: skip
+    # The shell drops whatever it is given. What it was given any program can say.
+    call = connection._client.further("env")
+    given = subprocess.run(call, env=openssh.environment(), capture_output=True, check=True)
     connection.close()
 
-    assert b"HOME=" in shell.stdout
-    assert b"canary" not in shell.stdout
+    assert b"HOME=" in said.stdout
+    assert b"SSH_CONNECTION=" in given.stdout
+    assert b"SSH_CONNECTION=" not in said.stdout
+    assert b"canary" not in said.stdout + given.stdout
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ class LocalConnection(shells.ShellConnection):
     """A control shell on this machine."""
 
     def __init__(self, host: Host, run: Run) -> None:
-        self._local = PipeTransport(("/bin/sh",))
+        self._local = PipeTransport(shells.CONTROL)
         self._marked = f"{run.run_id}/{host.name}"
         self._own = run.folder / host.name
         self._own.mkdir(parents=True, exist_ok=True)

@@ -155,8 +155,7 @@ class RootfsConnection(shells.ShellConnection):
         self._layers = [(str(root), "/"), *((one.path, one.prefix) for one in environments)]
         self._pipes: PipeTransport | None = None
         try:
-            shell = ["/usr/bin/env", "-i", f"PATH={shells.SYSTEM_PATH}", "/bin/sh"]
-            script = _script(self._own, host, self._layers, self._group, shell)
+            script = _script(self._own, host, self._layers, self._group, shells.CONTROL)
             self._pipes = PipeTransport(("unshare", *_own_user(), "--mount", "sh", "-c", script))
             super().__init__(
                 self._pipes,

@@ -190,7 +190,7 @@ class SshConnection(shells.ShellConnection):
         self._pipes: PipeTransport | None = None
         try:
             self._client = client_for(host, self._socket)
-            call = self._client.first("/bin/sh", options=("-o", "ClearAllForwardings=yes"))
+            call = self._client.first(*shells.CONTROL, options=("-o", "ClearAllForwardings=yes"))
             self._pipes = PipeTransport(call, environment())
             mark = shlex.quote(f"\nMANUALBUILD_RUN_ID={run.run_id}/{host.name}\n")
             values = {"folder": shlex.quote(folder), "run_id": run.run_id}
