@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -292,7 +292,7 @@ class Metadata:
 
     def _own_text(self, *, select: bool = True) -> str:
         """Return the part that is about this output (``extract_single_output_text``)."""
-        blocks = _OUTPUT.findall(self.text(_OUTPUTS, top=True, select=select))
+        blocks = _blocks(self.text(_OUTPUTS, top=True, select=select))
         name = self.value("package", "name")
         names = [(out.get("name", name), out.get("type", "conda")) for out in self.outputs]
         try:
@@ -397,3 +397,9 @@ class Metadata:
         return combinations.loops(
             self.input_variants or self.variants, self.used(everywhere=everywhere)
         )
+
+
+@lru_cache(maxsize=64)
+def _blocks(text: str) -> tuple[str, ...]:
+    """Return the parts of the outputs' text that are about one output each."""
+    return tuple(_OUTPUT.findall(text))

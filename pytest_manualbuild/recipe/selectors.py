@@ -128,6 +128,8 @@ def select(text: str, known: Names, file: str) -> Selected:
 
     Raises Unresolved, naming file, line and selector, for one that cannot be evaluated.
     """
+    if (whole := _without_selectors(text)) is not None:
+        return whole
     kept, numbers = [], []
     decided: dict[str, bool] = {}
     for number, (selector, line) in enumerate(_split(text), 1):
@@ -145,6 +147,16 @@ def select(text: str, known: Names, file: str) -> Selected:
         kept.append(line)
         numbers.append(number)
     return Selected(text="\n".join(kept) + "\n", numbers=tuple(numbers))
+
+
+@lru_cache(maxsize=256)
+def _without_selectors(text: str) -> Selected | None:
+    """Return all lines of a text that has no selector; None for any other."""
+    lines = _split(text)
+    if any(selector is not None for selector, _ in lines):
+        return None
+    kept = "\n".join(line for _, line in lines) + "\n"
+    return Selected(text=kept, numbers=tuple(range(1, len(lines) + 1)))
 
 
 def _is_list(selector: str, line: str) -> bool:
