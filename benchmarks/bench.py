@@ -57,7 +57,8 @@ def fresh(ground: Ground) -> Path:
     """Return a new folder for a cache.
 
     None is removed before all is measured: ext4 without a journal keeps away from the inodes of
-    files that were deleted a short while ago, at the cost of whoever makes the next ones.
+    files that were deleted up to six minutes ago, at the cost of whoever makes the next ones. Where
+    that is the file system of temporary files, leave as much time after another run of this.
     """
     os.sync()  # what was written before is nobody's burden
     return Path(tempfile.mkdtemp(dir=ground.scratch, prefix="cache-"))

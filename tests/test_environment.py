@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -146,6 +148,32 @@ def test_hosts_of_one_solution_have_one_environment_whose_bytes_are_read_once(
         monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
 
     assert linked(environments, artifact) == first
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_disk_gets_its_work_early_where_a_package_is_large(
+    environments: Environments, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> None:
+    monkeypatch.setattr(files, "LARGE", 0)
+    if not there:  # a system without `sync` does its work later
+        monkeypatch.setenv("PATH", "/nowhere")
+    begun: list[list[str]] = []
+    real = subprocess.run
+
+    def run(words: list[str], **how: Any) -> subprocess.CompletedProcess[bytes]:
+        begun.append(words)
+        return real(words, **how)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+    assert (linked(environments, artifact) / "conda-meta").is_dir()
+
+    for thread in threading.enumerate():
+        if thread.name == "manualbuild-sync":
+            thread.join(60)
+            assert not thread.is_alive()
+    ((_, _, folder),) = begun
+    assert Path(folder).name == "pkgs"
 
 
 def test_a_package_that_is_replaced_while_it_is_linked_leaves_nothing_behind(

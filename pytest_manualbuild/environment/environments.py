@@ -309,6 +309,8 @@ class Environments:
                 )
             if "error" in said:
                 raise _link_error(artifact, said["text"])
+            if sum(one.size for one in ours) > files.LARGE:
+                files.write_out(unpacked)
             for one in ours:
                 where = target if one is artifact else None
                 if wrong := self.packages.difference(one, where, unpacked):

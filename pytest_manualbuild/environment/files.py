@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,9 @@ _INFO = "info"
 """The ``path_type`` that files of ``info/`` have here: they are unpacked, and linked nowhere."""
 _SHARE = 256
 """Files of a package that are worth a thread when they are hashed."""
+_CHUNK = 256 * 1024
+LARGE = 16 * 1024 * 1024
+"""Bytes of packages of which the disk has some work."""
 
 
 def private_channel(
@@ -54,6 +58,21 @@ def private_channel(
         elif name == "info/paths.json":
             paths = package.entries(path, content)
     return _channel(cache / "channels", [(artifact, index)]), index, [*info, *paths]
+
+
+def write_out(folder: Path) -> None:
+    """Have the system write out the file system of a folder, while this process goes on.
+
+    An engine that makes a container waits for that (see docs/decisions/0016), and so does the end
+    of an overlay; until then the disk has nothing to do.
+    """
+    words = ["sync", "--file-system", str(folder)]
+
+    def write() -> None:
+        with contextlib.suppress(OSError):  # a system without that program writes a little later
+            subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    threading.Thread(target=write, daemon=True, name="manualbuild-sync").start()
 
 
 def common_channel(cache: Path, packages: Sequence[tuple[Artifact, dict[str, Any]]]) -> str:
@@ -198,8 +217,12 @@ def _stamps(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def sha256_of(path: Path) -> str:
     """Return the file's SHA-256 as hex; OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    # Not `hashlib.file_digest`: it clears 256 KiB of memory for each of thousands of small files.
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
