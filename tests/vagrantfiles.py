@@ -15,6 +15,7 @@ from pathlib import Path
 import sshd
 
 _BASE = "manualbuild/debian-12:test"
+_REPOSITORY = "manualbuild/debian-12-ssh"
 _DOCKERFILE = f"""\
 FROM {_BASE}
 COPY root /server
@@ -117,6 +118,7 @@ def snapshots(repository: str) -> str:
 
 def make(folder: Path) -> Box:
     """Make an image of Debian with this machine's ssh server."""
+    _sweep_dead()
     needed = subprocess.run(
         ["ldd", str(sshd.PROGRAM)], capture_output=True, text=True, check=True
     ).stdout
@@ -127,12 +129,27 @@ def make(folder: Path) -> Box:
     for name in ("key", "host_key", "other_key"):
         sshd.keygen(folder / name)
     (folder / "Dockerfile").write_text(_DOCKERFILE)
-    image = f"manualbuild/debian-12-ssh:test-{os.getpid()}"
+    image = f"{_REPOSITORY}:test-{os.getpid()}"
     subprocess.run(
         ["docker", "build", "-q", "--network", "none", "-t", image, "."],
         cwd=folder, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     return Box(image=image, key=folder / "key")
+
+
+def _sweep_dead() -> None:
+    """Remove images, and the machines that were made from them, of test runs that were killed."""
+    for tag in _docker("images", "--format", "{{.Tag}}", _REPOSITORY):
+        if not Path("/proc", tag.removeprefix("test-")).exists():
+            image = f"{_REPOSITORY}:{tag}"
+            for machine in _docker("ps", "-a", "-q", "--filter", f"ancestor={image}"):
+                _docker("rm", "-f", "-v", machine)
+            _docker("rmi", "-f", image)
+
+
+def _docker(*words: str) -> list[str]:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    return done.stdout.split()
 
 
 def vagrant(folder: Path, *words: str) -> str:
