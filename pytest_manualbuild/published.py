@@ -6,13 +6,12 @@ downloaded and judged again with the evidence that names it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from pytest_manualbuild import body
+from pytest_manualbuild import body, copies
 from pytest_manualbuild.errors import EvidenceError, UploadError
 from pytest_manualbuild.gate.policy import Policy
 from pytest_manualbuild.gate.verdict import Decision
@@ -55,17 +54,17 @@ def check(target: UploadTarget, folders: Sequence[Path], policy: Policy) -> list
         if not served:
             continue
         got = []
-        with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
+        with copies.place() as private:
             for artifact in served:
                 try:
-                    _download(target, artifact, Path(scratch) / artifact.key)
+                    _download(target, artifact, private / artifact.key)
                     got.append(artifact)
                 except UploadError as error:
                     reasons[artifact.key].append(error.problem)
-                    (Path(scratch) / artifact.key).unlink(missing_ok=True)
+                    (private / artifact.key).unlink(missing_ok=True)
             verdict = verify(
                 folder,
-                Path(scratch),
+                private,
                 policy,
                 published=True,
                 called=lambda one: _place(target, one.key),

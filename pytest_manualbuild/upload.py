@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_manualbuild import __version__
+from pytest_manualbuild import __version__, copies
 from pytest_manualbuild.errors import UploadError
 from pytest_manualbuild.evidence import replace_file
 from pytest_manualbuild.gate import verify
@@ -81,12 +80,11 @@ def upload(
     user = _user(user, policy)
     _kind(to, policy)
     staging = _staging(label, policy) if to == ANACONDA else None
-    with tempfile.TemporaryDirectory(prefix="manualbuild-") as scratch:
-        # Judged, hashed and sent are the same private copies: nobody can change them in between.
-        copies = Path(scratch)
-        verify.copy_packages(folder, artifacts, copies)
+    # Judged, hashed and sent are the same private copies: nobody can change them in between.
+    with copies.place() as private:
+        verify.copy_packages(folder, artifacts, private)
         verified = verify.verify(
-            folder, copies, policy, called=lambda one: verify.place(one, artifacts)
+            folder, private, policy, called=lambda one: verify.place(one, artifacts)
         )
         if verified.verdict.decision is not Decision.ACCEPT:
             raise UploadRefused(verified.verdict)

@@ -29,7 +29,7 @@ ROAD = [
     {"languages", "execution"},
     {"evidence", "deviations", "reports", "body"},
     {"gate"},
-    {"targets", "upload", "attestations", "request", "published"},
+    {"targets", "copies", "upload", "attestations", "request", "published"},
     {
         "scheduling",
         "nodes",

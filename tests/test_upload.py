@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import LOCAL, Ran, build, command, manualbuild, run_pytest, write_package
+from pytest_manualbuild import copies
 from pytest_manualbuild.errors import UploadError
 from pytest_manualbuild.gate import policy as policies
 from pytest_manualbuild.gate import verify
@@ -344,9 +347,12 @@ def test_the_steps_that_are_killed_are_all_steps(case: Path, server: Server) -> 
 
 @pytest.mark.parametrize(("number", "when"), KILLS)
 def test_an_upload_that_was_killed_goes_on_where_it_ended(
-    case: Path, server: Server, number: int, when: str
+    case: Path, server: Server, number: int, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.fault(f"hold {number} {when}")
+    private = case / "private"
+    private.mkdir()
+    monkeypatch.setenv("TMPDIR", str(private))
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest_manualbuild.cli", *WORDS], cwd=case,
         env={**os.environ, **server.environ}, stdin=subprocess.DEVNULL,
@@ -361,11 +367,13 @@ def test_an_upload_that_was_killed_goes_on_where_it_ended(
     (server.state / "release").touch()
     assert not (case / "report/receipt.json").exists()
     server.fault()
+    assert list(private.rglob("*.conda"))
 
     ran = publish(case, server)
 
     assert ran.status == 0, ran.out
     published_once(case, server)
+    assert list(private.iterdir()) == []
 
 
 def test_no_package_gets_public_before_all_are_there(tmp_path: Path, server: Server) -> None:
@@ -479,3 +487,25 @@ def test_a_receipt_that_cannot_be_written_is_said(case: Path, server: Server) ->
     (case / "report/receipt.json").rmdir()
     assert publish(case, server).status == 0
     published_once(case, server)
+
+
+def test_what_another_upload_copied_stays_as_long_as_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "manualbuild-copies-link").symlink_to(tmp_path)
+    (tmp_path / "manualbuild-copies-file").touch()
+    (tmp_path / "manualbuild-copies-killed/noarch").mkdir(parents=True)
+
+    with copies.place() as one, ThreadPoolExecutor(8) as pool:
+
+        def another(_: int) -> bool:
+            with copies.place() as other:
+                (other / "package").touch()
+                return one.is_dir() and list(other.iterdir()) == [other / "package"]
+
+        assert all(pool.map(another, range(200)))
+
+        left = {path.name.rpartition("-")[2] for path in tmp_path.iterdir()}
+        assert left == {"link", "file", one.name.rpartition("-")[2]}
+    assert not one.exists()
