@@ -111,10 +111,9 @@ def _short(planned: PlannedPackage) -> str:
 def _passed(evidence: Evidence) -> list[str]:
     """Return the packages of which every check passed wherever they are planned to run."""
     passed = {one.key for one in evidence.results if one.outcome is Outcome.PASSED}
-    keys = {True: dict[str, None](), False: dict[str, None]()}
-    for key in expected(evidence.plan):
-        keys[key in passed][key[1]] = None
-    return [package for package in keys[True] if package not in keys[False]]
+    planned = expected(evidence.plan)
+    others = {key[1] for key in planned if key not in passed}
+    return [one for one in dict.fromkeys(key[1] for key in planned) if one not in others]
 
 
 def _bad(result: CheckResult | None) -> bool:
