@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import tarfile
 import tempfile
@@ -307,7 +306,7 @@ class DockerConnection(shells.ShellConnection):
         )
         made = api.create_container_config(
             image,
-            ["/bin/sh", "-c", f"exec {shlex.join(shells.CONTROL)}"],
+            list(shells.CONTROL),
             labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
             stdin_open=True,
             tty=False,
