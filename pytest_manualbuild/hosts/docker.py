@@ -258,6 +258,8 @@ class DockerConnection(shells.ShellConnection):
             if again is None:
                 mounts = [_mount(one, run, docker) for one in layers]
                 self._id = self._create(run, host, image, mounts)
+            else:
+                self._same_shell(again)
             attached = api.attach_socket(
                 again.what["place"] if again else self._id,
                 params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1},
@@ -319,6 +321,15 @@ class DockerConnection(shells.ShellConnection):
         made["StdinOnce"] = not run.keeps
         name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
         return str(api.create_container_from_config(made, name)["Id"])
+
+    def _same_shell(self, again: Kept) -> None:
+        """Refuse a kept container whose shell may have what is in the environment of its image."""
+        made = self._client.api.inspect_container(again.what["place"])
+        if made["Config"]["Cmd"] != list(shells.CONTROL):
+            raise HostUnavailable(
+                f"{self._host_name}: another version of pytest-manualbuild made it.",
+                remedy="Remove the kept host: `manualbuild hosts sweep`.",
+            )
 
     def _statuses(self) -> Iterator[str]:
         """Say once, when asked, what the engine knows of the container."""
