@@ -29,8 +29,11 @@ SILENCE_S = 15.0
 START_S = 60.0
 PUT_S = 300.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-CONTROL = ("env", "-i", "/bin/sh")
-"""The words that start a control shell: with nothing of what is in the environment there."""
+CONTROL = ("/bin/sh", "-c", f"PATH={SYSTEM_PATH}; exec env -i /bin/sh")
+"""The words that start a control shell: with nothing of what is in the environment there.
+
+Nor does a ``PATH`` there keep it from starting, which would look like a host that was lost.
+"""
 KILLED = 137
 KILL_ALL = """\
 _mb_count=0

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from pytest_manualbuild.execution import aftermath
 
 
@@ -27,6 +29,38 @@ def test_a_file_that_only_got_one_more_link_was_not_changed(tmp_path: Path) -> N
 
     assert aftermath.findings(said, [], str(tmp_path)) == [
         "the tests changed or added files of the environment: chmodded, new, written"
+    ]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "rm started; mkfifo started",
+        "rm step; mkfifo step",
+        "rm step started; mkdir step started",
+        "rm started; ln -s /dev/full started",
+        "chmod 0 step started",
+        "touch -t 203701010000 step started",
+    ],
+)
+def test_what_tests_make_of_our_files_is_nothing_to_those_who_come_next(
+    tmp_path: Path, odd: str
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for name in ("first/work", "second/work", "prefix/conda-meta"):
+        (tmp_path / name).mkdir(parents=True)
+    prefix = tmp_path / "prefix"
+    shell(aftermath.before(str(first)), first)
+    shell(f"cd {tmp_path}; {odd}", first)
+    shell(aftermath.after(str(first), str(prefix), []), first)
+
+    # What a script of an environment may set.
+    shell(f"set -o noclobber\n{aftermath.before(str(second))}", second)
+    (prefix / "new").write_text("")
+    said = shell(aftermath.after(str(second), str(prefix), []), second)
+
+    assert aftermath.findings(said, [], str(second)) == [
+        "the tests changed or added files of the environment: new"
     ]
 
 

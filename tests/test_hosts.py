@@ -18,7 +18,9 @@ from conftest import quiet
 from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing
+from pytest_manualbuild.hosts import kept
 from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, collect
+from pytest_manualbuild.hosts.docker import DockerConnection
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run, dead_runs
 from pytest_manualbuild.hosts.ssh import SshConnection
@@ -377,6 +379,29 @@ def test_an_engine_that_is_down_is_said_in_one_line(run: Run, engine_url: str) -
     gc.collect()
     assert engine_url in said
     assert "\n" not in said
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_a_kept_container_with_a_shell_of_another_version_is_not_used_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = hosts.provider("docker")
+    assert isinstance(provider, kept.Resumer)
+    with monkeypatch.context() as patch:
+        patch.setattr(shells, "CONTROL", ("/bin/sh",))  # with the environment of the image
+        there = provider.start(DEBIAN, run, [], quiet)
+    assert isinstance(there, DockerConnection)
+    one = kept.Kept(
+        run_id=run.run_id, name="there", host=DEBIAN, image_digest=None, at="", clean=True,
+        environment={}, what={"place": there._id, "folder": ""}, sections=(),
+    )  # fmt: skip
+
+    with pytest.raises(HostUnavailable, match="there: another version"):
+        provider.resume(one, DEBIAN, run, [], quiet)
+
+    assert there.has_folders(["/"])
+    there.close()
 
 
 @pytest.mark.docker

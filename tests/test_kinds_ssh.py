@@ -27,7 +27,7 @@ from conftest import (
     tiny_root,
     write_package,
 )
-from pytest_manualbuild import hosts
+from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable
 from pytest_manualbuild.hosts import openssh
 from pytest_manualbuild.hosts.base import Exit, Mark, Running
@@ -91,6 +91,26 @@ def test_it_says_what_it_is_and_which_key_it_proved_to_have(
     assert facts.kernel == os.uname().release
     assert facts.user == sshd.USER
     assert "the network is not cut off on that machine" in facts.notes
+
+
+def test_programs_are_found_whatever_people_have_for_a_path(
+    sshd_program: None, run: Run, tmp_path: Path
+) -> None:
+    del sshd_program
+    environment = LinkedEnvironment(
+        prefix=f"{tmp_path}/there", path=f"{tmp_path}/here", packages=()
+    )
+    (tmp_path / "here/conda-meta").mkdir(parents=True)
+    server = sshd.make(tmp_path / "sshd", "SetEnv PATH=/nowhere")
+    server.start()
+    try:
+        connection = start(host(server), run, environment)
+        said = connection.run("echo $PATH", timeout_s=SHORT_S)
+        connection.close()
+    finally:
+        server.stop()
+
+    assert said.stdout.decode().strip() == shells.SYSTEM_PATH
 
 
 @pytest.mark.parametrize("change", ["unknown", "changed"])

@@ -22,18 +22,24 @@ for _mb_file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_co
 done
 """
 # A kernel's time of files goes on in steps of milliseconds: what is written in the same step as
-# ours would not be newer.
+# ours would not be newer. The first write is for a test before, which may have set any time; `>|`
+# for a script of the environment, which may have told the shell to keep files as they are.
 _NEXT_STEP = """\
+: >|{step}
 _mb_tries=0
 until [ {step} -nt {started} ] || [ $((_mb_tries += 1)) -gt 2000 ]; do
-  : >{step}
+  : >|{step}
 done
 unset _mb_tries
 """
 # Python writes *.pyc when it imports; the inode's time also tells of changed modes and owners. It
 # also goes on when another host's environment is linked to the same file of the package cache.
 # What the tests wrote is never calculated with: some shells run commands that stand in a number.
+# Where they made our files something else (a FIFO, a link), those who come next get new ones.
 _LOOK = """\
+for _mb_file in {step} {started}; do
+  [ -f "$_mb_file" ] && [ -w "$_mb_file" ] && [ ! -L "$_mb_file" ] || rm -rf "$_mb_file"
+done
 before=
 [ ! -s {started} ] || read -r before <{started}
 {oom}case $_mb_oom$before in *[!0-9]*) _mb_oom= before= ;; esac
@@ -53,7 +59,7 @@ _NEXT = "[ -d {prefix}/conda-meta ] || printf 'spoilt \\0'\n"
 def before(folder: str) -> str:
     """Return bash that notes when the tests begin whose folder of ours that is."""
     step, started = _notes(folder)
-    noted = f"{_OOM}echo $_mb_oom >{started}\nunset _mb_file _mb_oom\n"
+    noted = f"{_OOM}echo $_mb_oom >|{started}\nunset _mb_file _mb_oom\n"
     return noted + _NEXT_STEP.format(step=step, started=started)
 
 
@@ -62,9 +68,13 @@ def after(folder: str, prefix: str, following: Iterable[str]) -> str:
 
     ``following`` has the prefixes of those who come next on that host.
     """
-    _, started = _notes(folder)
+    step, started = _notes(folder)
     look = _LOOK.format(
-        folder=shlex.quote(folder), prefix=shlex.quote(prefix), oom=_OOM, started=started
+        folder=shlex.quote(folder),
+        prefix=shlex.quote(prefix),
+        oom=_OOM,
+        step=step,
+        started=started,
     )
     return "".join(_NEXT.format(prefix=shlex.quote(one)) for one in following) + look
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import tarfile
 import tempfile
@@ -259,6 +258,8 @@ class DockerConnection(shells.ShellConnection):
             if again is None:
                 mounts = [_mount(one, run, docker) for one in layers]
                 self._id = self._create(run, host, image, mounts)
+            else:
+                self._same_shell(again)
             attached = api.attach_socket(
                 again.what["place"] if again else self._id,
                 params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1},
@@ -307,7 +308,7 @@ class DockerConnection(shells.ShellConnection):
         )
         made = api.create_container_config(
             image,
-            ["/bin/sh", "-c", f"exec {shlex.join(shells.CONTROL)}"],
+            list(shells.CONTROL),
             labels={RUN_LABEL: run.run_id, HOST_LABEL: host.name},
             stdin_open=True,
             tty=False,
@@ -320,6 +321,15 @@ class DockerConnection(shells.ShellConnection):
         made["StdinOnce"] = not run.keeps
         name = f"manualbuild-{run.run_id[:12]}-{host.name}-{os.urandom(3).hex()}"
         return str(api.create_container_from_config(made, name)["Id"])
+
+    def _same_shell(self, again: Kept) -> None:
+        """Refuse a kept container whose shell may have what is in the environment of its image."""
+        made = self._client.api.inspect_container(again.what["place"])
+        if made["Config"]["Cmd"] != list(shells.CONTROL):
+            raise HostUnavailable(
+                f"{self._host_name}: another version of pytest-manualbuild made it.",
+                remedy="Remove the kept host: `manualbuild hosts sweep`.",
+            )
 
     def _statuses(self) -> Iterator[str]:
         """Say once, when asked, what the engine knows of the container."""

@@ -92,6 +92,7 @@ else rmdir {folder} 2>/dev/null; fi
 exit 0
 """
 _UNPACK = """\
+PATH={path}
 umask 022
 mkdir -p {prefix} && {unpacker} -dc | tar xof - -C {prefix}
 """
@@ -190,7 +191,8 @@ class SshConnection(shells.ShellConnection):
         self._pipes: PipeTransport | None = None
         try:
             self._client = client_for(host, self._socket)
-            call = self._client.first(*shells.CONTROL, options=("-o", "ClearAllForwardings=yes"))
+            shell = shlex.join(shells.CONTROL)
+            call = self._client.first(shell, options=("-o", "ClearAllForwardings=yes"))
             self._pipes = PipeTransport(call, environment())
             mark = shlex.quote(f"\nMANUALBUILD_RUN_ID={run.run_id}/{host.name}\n")
             values = {"folder": shlex.quote(folder), "run_id": run.run_id}
@@ -223,7 +225,9 @@ class SshConnection(shells.ShellConnection):
         """Send an environment to its prefix; EnvironmentBroken if it did not arrive whole."""
         zstd = self.run("command -v zstd", timeout_s=patient(shells.START_S)).exit_status == 0
         script = _UNPACK.format(
-            prefix=shlex.quote(one.prefix), unpacker="zstd -q" if zstd else "gzip"
+            path=shells.SYSTEM_PATH,
+            prefix=shlex.quote(one.prefix),
+            unpacker="zstd -q" if zstd else "gzip",
         )
         self.put(self._made["folder"], {"unpack": script.encode()})
         call = self._client.further("/bin/sh", shlex.quote(f"{self._made['folder']}/unpack"))
