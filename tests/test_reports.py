@@ -97,7 +97,7 @@ def test_packages_that_passed_are_a_line_each_where_there_are_many(tmp_path: Pat
     ran = run_local(tmp_path)
 
     assert ran.status == 1, ran.out
-    assert "5 packages of which every check passed" in " ".join(ran.out.split())
+    assert "packages of which every check passed" in " ".join(ran.out.split())
     lines = [re.findall(r"[^│\s][^│]*?(?=\s*│)", line) for line in ran.out.splitlines()]
     passed = [line[0] for line in lines if line[1:] == ["✓ 9 ok"]]
     assert passed == [name for name in names if name != "one3"]

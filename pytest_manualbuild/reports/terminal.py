@@ -82,7 +82,7 @@ def _packages(evidence: Evidence, keys: Sequence[str]) -> Table:
     where = {(cell.host, cell.package) for cell in evidence.plan.cells}
     names = [host.name for host in evidence.plan.matrix.hosts]
     names = [name for name in names if any((name, key) in where for key in keys)]
-    table = Table(title=f"{len(keys)} packages of which every check passed", title_justify="left")
+    table = Table(title="packages of which every check passed", title_justify="left")
     table.add_column("package\nsha256", overflow="fold")
     _add_hosts(table, evidence, names)
     for key in keys:
