@@ -95,6 +95,7 @@ SHELLS = (
     shell("pipe-statuses", "false | true", "test ${PIPESTATUS[0]} = 1", says=(OK, OK)),
     # What they do to others
     shell("kills-itself", "kill -9 $$", "true", says=(FAILED, UNREACHED)),
+    shell("interrupts-itself", "kill -INT $$", "true", says=(FAILED, UNREACHED)),
     shell("kills-parent", "kill -9 $PPID; sleep 1", "true", says=(FAILED, UNREACHED)),
     shell("kills-parent-late", "(sleep 0.3; kill -9 $PPID) & sleep 1", "true",
           says=(FAILED, UNREACHED)),
@@ -168,6 +169,8 @@ IMPORTS = (
        OK, FAILED, more=("zipfile", "zz_no_such")),
     py("closes3", "import os; os.closerange(3, 300)", FAILED, OK),
     py("frames", "import sys; sys.modules['__main__'].__dict__.clear()", FAILED, OK),
+    py("interruptible", "import signal; assert signal.getsignal(2) is signal.default_int_handler",
+       OK, OK),
     py("hangs", "import time; time.sleep(600)", TIMEOUT, UNREACHED),
     py("lingers", "import threading, time; threading.Timer(600, print).start()", OK, TIMEOUT),
     py("dies_at_exit", "import atexit, os; atexit.register(os._exit, 7)", OK, FAILED),

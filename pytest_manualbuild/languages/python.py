@@ -21,6 +21,13 @@ from pytest_manualbuild.shells import SYSTEM_PATH
 NAME = "python"
 PACKAGE = "python"
 
+# What bash runs in the background ignores INT and QUIT; an import must not notice.
+_HEED = """\
+import _signal
+if _signal.getsignal(_signal.SIGINT) == _signal.SIG_IGN:
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.signal(_signal.SIGQUIT, _signal.SIG_DFL)
+"""
 # Is told on the descriptor ASK what to import, and answers on ANSWER with the key that came with
 # the name: what else an import writes there is no answer. It keeps what an import may replace, and
 # loads nothing that Python had not loaded by itself: a module that forgot an import must fail.
@@ -180,7 +187,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             begins=" ".join(site.marks.new(Said.BEGUN, number) for number, _ in imports),
             ends=" ".join(site.marks.new(Said.ENDED, number) for number, _ in imports),
             count=len(imports),
-            driver=shlex.quote(f"ASK, ANSWER = 4, 3\n{_DRIVER}"),
+            driver=shlex.quote(f"ASK, ANSWER = 4, 3\n{_HEED}{_DRIVER}"),
             system=SYSTEM_PATH,
         )
     for number, check in checks:
