@@ -44,7 +44,7 @@ _SUBSTITUTION = re.compile(r"\$\([\w\s./$=:,+-]*\)")
 _QUOTED = re.compile(r"""'[^']*'|"(?:[^"$`\\]|\$(?![(\[{]))*\"""")
 # Whatever may leave a statement open. Without any of it a line is whole: bash need not be asked.
 _OPEN = re.compile(
-    r"[\"'`(){}\\]|<<|[|&]\s*$"
+    r"[\"'`(){}\\]|<<|[|&]\s*(?:$|#)|\[\[|\$\["
     r"|\b(?:if|then|elif|else|fi|for|while|until|do|done|case|esac|select|function)\b"
 )
 
