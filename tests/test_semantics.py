@@ -498,6 +498,24 @@ def test_what_activation_does_not_export_is_gone_as_in_conda_build(tmp_path: Pat
     assert ran.status == 0, ran.out
 
 
+def test_imports_are_heard_whatever_activation_leaves_in_its_shell(
+    tmp_path: Path, python_channel: str
+) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  imports:\n    - json\n    - zz_no_such\n",
+        staged={"etc/conda/activate.d/odd.sh": "IFS=:0123456789\nset -uCf -o pipefail\n"},
+    )
+
+    run_local(tmp_path, "--channel", python_channel, "--check-timeout", "30")
+
+    assert outcomes(tmp_path) == {
+        "install": ("passed", "ok"),
+        "imports: json": ("passed", "ok"),
+        "imports: zz_no_such": ("failed", "exit-status"),
+    }
+
+
 def test_a_script_finds_itself_in_the_folder_of_the_tests(tmp_path: Path) -> None:
     write_package(
         tmp_path,
