@@ -137,6 +137,8 @@ SHELLS = (
     shell("continued", "test 1 = \\", "1", "false", says=(OK, OK, FAILED)),
     shell("quotes", "test 'a", "b' = 'a", "b'", "false", says=(OK, OK, OK, FAILED)),
     shell("comment", "# don't (\"", "true # it's {", "false", says=(OK, OK, FAILED)),
+    shell("extglob", "shopt -s extglob", "test !(a) = run_test.sh", "exit 0", "false",
+          says=(OK, OK, OK, HIDDEN)),
     shell("never-whole", "true", "if true; then", "true", says=(OK, FAILED, FAILED)),
     shell("syntax", "true", ") (", "true", says=(OK, FAILED, FAILED)),
 )  # fmt: skip
