@@ -532,6 +532,42 @@ def test_a_script_finds_itself_in_the_folder_of_the_tests(tmp_path: Path) -> Non
     assert outcomes(tmp_path)["run_test.sh"] == ("passed", "ok")
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from __future__ import annotations\n",
+        "import sys; sys.stdout.close()",
+        "print = None\n",
+    ],
+)
+def test_a_script_that_conda_build_s_lines_around_it_fail_is_a_failure(
+    tmp_path: Path, python_channel: str, script: str
+) -> None:
+    write_package(tmp_path, "", {"run_test.py": script})
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert (ran.status, outcomes(tmp_path)["run_test.py"][0]) == (1, "failed"), ran.out
+
+
+def test_an_import_finds_the_script_that_conda_build_would_run(
+    tmp_path: Path, python_channel: str
+) -> None:
+    module = (
+        "import __main__, os, sys\n"
+        "assert __main__.__file__ == sys.argv[0] == os.environ['SRC_DIR'] + '/run_test.py'\n"
+    )
+    write_package(
+        tmp_path,
+        "test:\n  files:\n    - asks.py\n  imports:\n    - asks\n    - json\n",
+        {"asks.py": module},
+    )
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert ran.status == 0, ran.out
+
+
 def test_the_python_of_the_environment_names_its_version(
     tmp_path: Path, python_channel: str
 ) -> None:

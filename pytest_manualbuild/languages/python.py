@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.execution.marks import Said
-from pytest_manualbuild.languages.base import BatchSite, Numbered, Piece, Site
+from pytest_manualbuild.languages.base import BatchSite, Numbered, Piece, Site, written
 from pytest_manualbuild.model import CheckKind
 from pytest_manualbuild.shells import SYSTEM_PATH
 
@@ -36,6 +36,7 @@ import os, sys
 run, read, write, leave, getpid = exec, os.read, os.write, os._exit, os.getpid
 streams, me = [sys.stdout, sys.stderr], os.getpid()
 os.set_inheritable(ANSWER, False); os.set_inheritable(ASK, False)
+__file__ = sys.argv[0] = os.path.join(os.getcwd(), "run_test.py")
 if sys.path[:1] == [""]:
     sys.path[0] = os.getcwd()
 while True:
@@ -175,7 +176,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     imports: list[tuple[int, str]] = []
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
-            files[check.text] = scripts[check.text]
+            files[check.text] = written(check, scripts)
             path = shlex.quote(check.text)
             script += site.measured(number, f'"$PREFIX/bin/python" -s "$_mb_work"/{path}')
         elif check.kind is CheckKind.IMPORT:
@@ -205,7 +206,7 @@ def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite
     imports = [(number, check) for number, check in checks if check.kind is CheckKind.IMPORT]
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
-            files[check.text] = scripts[check.text]
+            files[check.text] = written(check, scripts)
             script += site.measured(number, f'{python} "{site.work}\\{check.text}"')
     if imports:
         asked = [
