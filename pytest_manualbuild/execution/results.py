@@ -35,7 +35,9 @@ _CRASHES = {
 _NOT_0 = r"(?!\s+(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-5])(?:[\s;'\"]|$))"
 _TRAP = re.compile(rf"\btrap\b.*\bexit\b{_NOT_0}", re.DOTALL)
 """What may end a shell with 0 in a way that says nothing of why."""
-_ENDS = re.compile(r"\b(?:exit|exec)\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
+_FIRST = r"(?:^|[;&|({!\n]|(?<!\S)(?:then|else|do|time|builtin|command)\s)[ \t]*"
+"""Where the name of a command stands, and no argument of one."""
+_ENDS = re.compile(rf"{_FIRST}(?:(?:exit{_NOT_0}|exec)(?![^\s;&|)}}])|(?:\.|source|eval)\s)")
 """What may end a shell of its own will, or bring what does."""
 _MAY_TRAP = re.compile(r"\btrap\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
 """What may set a trap, or bring what does."""
