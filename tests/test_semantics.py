@@ -14,6 +14,7 @@ from conftest import command, manualbuild, outcomes, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution import preamble, windows
 from pytest_manualbuild.execution.variables import documented
+from pytest_manualbuild.languages import run_test_bat
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import LinkedEnvironment
 
@@ -580,6 +581,26 @@ def test_the_python_of_the_environment_names_its_version(
     ran = run_local(tmp_path, "--channel", python_channel)
 
     assert ran.status == 0, ran.out
+
+
+@pytest.mark.parametrize(
+    ("commands", "sizes"),
+    [
+        (["rem about (it", "exit /b 0"], [1, 1]),
+        ([":: (", "echo smile :(", "title (", "exit /b 0"], [1, 1, 1, 1]),
+        (["if 1==1 (", "echo smile :(", ") else (", "rem )", ")", "exit /b 0"], [5, 1]),
+        (["for %%i in (a b) do (", "x", ")", "exit /b 0"], [3, 1]),
+        (["@if a (", "x", ")", "> log (", "x", ")", "x && (", "y", ")"], [3, 3, 3]),
+        (["if (a)==(b) x", 'if "(" == "b" (', "x", ")"], [1, 3]),
+        (["if a (\nx\n)", "if a ((x", "y", "))", "x ^", "y"], [1, 3, 2]),
+    ],
+)
+def test_only_a_block_of_batch_makes_commands_a_statement(
+    commands: list[str], sizes: list[int]
+) -> None:
+    groups = run_test_bat.blocks(list(enumerate(commands)))
+
+    assert [len(group) for group in groups] == sizes
 
 
 def test_a_status_that_errexit_does_not_heed_is_a_note_and_no_contradiction(tmp_path: Path) -> None:

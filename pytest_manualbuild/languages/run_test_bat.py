@@ -7,6 +7,7 @@ A batch file that is run without ``call`` never comes back: what follows is not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from pytest_manualbuild.execution.marks import Said
@@ -19,6 +20,9 @@ LONGEST_LINE = 8191
 """What cmd takes of a line."""
 _AS_CONDA_BUILD = "IF %ERRORLEVEL% NEQ 0 exit /B 1\n"
 _AS_IT_IS = "@IF ERRORLEVEL 1 exit /B 1\n@IF NOT ERRORLEVEL 0 exit /B 1\n"
+_REMARK = re.compile(r"[\s@]*(?:rem\b|::)", re.IGNORECASE)
+_BEFORE_BLOCK = re.compile(r"[\s@]*(?:(?:[)<>]|(?:if|for|else)\b).*)?", re.IGNORECASE)
+"""What a command has before a parenthesis that begins a block."""
 _TOO_LONG = """\
 @>&2 echo This command has {size} characters, and cmd takes no more than {longest}.
 @exit /B 1
@@ -79,14 +83,24 @@ def blocks(commands: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]
 
 
 def _opened(command: str) -> int:
-    """Return how many parentheses a command leaves open; in quotes or after ``^`` they are text."""
-    found, quoted, escaped = 0, False, False
-    for letter in command:
+    """Return how many blocks a command leaves open; elsewhere a parenthesis is text."""
+    return sum(_opened_in(line) for line in command.split("\n") if not _REMARK.match(line))
+
+
+def _opened_in(line: str) -> int:
+    found, first, quoted, escaped = 0, 0, False, False
+    for at, letter in enumerate(line):
         if escaped:
             escaped = False
         elif letter == '"':
             quoted = not quoted
         elif not quoted:
             escaped = letter == "^"
+            if letter == "(" and not _BEFORE_BLOCK.fullmatch(line, first, at):
+                continue
             found += {"(": 1, ")": -1}.get(letter, 0)
+            if letter in "(&|":
+                first = at + 1
+            elif letter == ")":
+                first = at
     return found
