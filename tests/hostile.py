@@ -139,8 +139,9 @@ SHELLS = (
     shell("comment", "# don't (\"", "true # it's {", "false", says=(OK, OK, FAILED)),
     shell("extglob", "shopt -s extglob", "test !(a) = run_test.sh", "exit 0", "false",
           says=(OK, OK, OK, HIDDEN)),
-    shell("never-whole", "true", "if true; then", "true", says=(OK, FAILED, FAILED)),
-    shell("syntax", "true", ") (", "true", says=(OK, FAILED, FAILED)),
+    shell("never-whole", "true", "if true; then", "true", says=(OK, FAILED, UNREACHED)),
+    shell("syntax", "true", ") (", "true", says=(OK, FAILED, UNREACHED)),
+    shell("heredoc-open", "cat <<EOF", "text", " EOF", "false", says=(OK, HIDDEN, HIDDEN, HIDDEN)),
 )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def plain(commands: list[str]) -> int:
 @example(["echo $[1 +", "1]", "false"])
 @example(["trap 'exit 0' EXIT", "false"])
 @example(["cat <<EOF", "trap 'exit 5' EXIT"])
+@example(["trap 'echo err' ERR", "cat <<EOF", "false"])
 @example(["! true", "false && true", "true"])
 def test_commands_end_as_in_conda_build_s_script(
     connection: tuple[LocalConnection, Path], commands: list[str]

@@ -600,7 +600,7 @@ def test_only_a_block_of_batch_makes_commands_a_statement(
 ) -> None:
     groups = run_test_bat.blocks(list(enumerate(commands)))
 
-    assert [len(group) for group in groups] == sizes
+    assert [(len(group), whole) for group, whole in groups] == [(one, True) for one in sizes]
 
 
 def test_a_status_that_errexit_does_not_heed_is_a_note_and_no_contradiction(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def run_test_bat(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Ba
     if commands:
         # Without commands conda-build adds nothing, and what the script ends with counts.
         text += "\n\n@echo on\n\n"
-        for group in blocks(commands):
-            text += _block(group, site)
+        for group, is_whole in blocks(commands):
+            text += _block(group, site, is_whole=is_whole)
         text += "exit /B 0\n"
     lines = text.replace("\r\n", "\n").replace("\n", "\r\n")
     return Piece(
@@ -54,8 +54,9 @@ def run_test_bat(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Ba
     )
 
 
-def _block(group: Sequence[tuple[int, str]], site: BatchSite) -> str:
-    numbers = [number for number, _ in group]
+def _block(group: Sequence[tuple[int, str]], site: BatchSite, *, is_whole: bool) -> str:
+    # Of a block that never ends only the first command is known to have begun.
+    numbers = [number for number, _ in group[: None if is_whole else 1]]
     text = site.say(Said.BEGUN, *numbers)
     for position, (_, command) in enumerate(group):
         size = max(map(len, command.split("\n")))
@@ -68,18 +69,23 @@ def _block(group: Sequence[tuple[int, str]], site: BatchSite) -> str:
     return text + _AS_CONDA_BUILD + _AS_IT_IS + site.say(Said.WENT_ON, *numbers)
 
 
-def blocks(commands: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Yield commands one by one, and those together whose parentheses close in a later one."""
+def blocks(
+    commands: Sequence[tuple[int, str]],
+) -> Iterator[tuple[list[tuple[int, str]], bool]]:
+    """Yield commands one by one, and those together whose parentheses close in a later one.
+
+    Each with True; with False those whose parentheses never close.
+    """
     group: list[tuple[int, str]] = []
     depth = 0
     for command in commands:
         group.append(command)
         depth = max(0, depth + _opened(command[1]))
         if depth == 0 and not command[1].rstrip("\n").endswith("^"):
-            yield group
+            yield group, True
             group = []
     if group:
-        yield group
+        yield group, False
 
 
 def _opened(command: str) -> int:

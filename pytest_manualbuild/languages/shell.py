@@ -69,9 +69,10 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     for group, is_whole in statements(commands, site.parses):
         numbers = [number for number, _ in group]
         lines = "\n".join(command for _, command in group) + "\n"
-        # What is never whole goes on in whatever follows, which must be what conda-build has there.
-        ended = mark(Said.WENT_ON, *numbers) if is_whole else ""
-        text += mark(Said.BEGUN, *numbers) + lines + ended
+        # What is never whole goes on in whatever follows, which must be what conda-build has there,
+        # and may be no more than text to it: only its first command is known to have begun.
+        begun = mark(Said.BEGUN, *(numbers if is_whole else numbers[:1]))
+        text += begun + lines + (mark(Said.WENT_ON, *numbers) if is_whole else "")
     return Piece(
         script=_RUN.format(
             define=MARK,
