@@ -72,11 +72,18 @@ All of it is read before its first line runs, so that no file, no pipe and no li
 shows the words in it, and so that half a script, from a host whose disk is full, does not
 run at all.
 """
+# What some shells run in the background ignores INT and QUIT, and so does all that it starts; tests
+# must not, and no shell can undo it.
 # Systems without setsid (macOS) have a bash that gives a job a process group; some take only -D.
 # A busybox may name programs that it then cannot start, so they are tried.
 _TOOLS = """\
-if setsid true >/dev/null 2>&1; then _mb_new() { exec setsid "$@"; }
-else _mb_new() { exec bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
+if env --default-signal=INT,QUIT true >/dev/null 2>&1; then
+  _mb_heed() { exec env --default-signal=INT,QUIT "$@"; }
+elif perl -e 1 >/dev/null 2>&1; then
+  _mb_heed() { exec perl -e '$SIG{INT} = $SIG{QUIT} = "DEFAULT"; exec @ARGV' "$@"; }
+else _mb_heed() { exec "$@"; }; fi
+if setsid true >/dev/null 2>&1; then _mb_new() { _mb_heed setsid "$@"; }
+else _mb_new() { _mb_heed bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
 if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
 """
 _ESCAPES = {

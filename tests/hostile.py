@@ -95,6 +95,7 @@ SHELLS = (
     shell("pipe-statuses", "false | true", "test ${PIPESTATUS[0]} = 1", says=(OK, OK)),
     # What they do to others
     shell("kills-itself", "kill -9 $$", "true", says=(FAILED, UNREACHED)),
+    shell("interrupts-itself", "kill -INT $$", "true", says=(FAILED, UNREACHED)),
     shell("kills-parent", "kill -9 $PPID; sleep 1", "true", says=(FAILED, UNREACHED)),
     shell("kills-parent-late", "(sleep 0.3; kill -9 $PPID) & sleep 1", "true",
           says=(FAILED, UNREACHED)),
@@ -136,8 +137,11 @@ SHELLS = (
     shell("continued", "test 1 = \\", "1", "false", says=(OK, OK, FAILED)),
     shell("quotes", "test 'a", "b' = 'a", "b'", "false", says=(OK, OK, OK, FAILED)),
     shell("comment", "# don't (\"", "true # it's {", "false", says=(OK, OK, FAILED)),
-    shell("never-whole", "true", "if true; then", "true", says=(OK, FAILED, FAILED)),
-    shell("syntax", "true", ") (", "true", says=(OK, FAILED, FAILED)),
+    shell("extglob", "shopt -s extglob", "test !(a) = run_test.sh", "exit 0", "false",
+          says=(OK, OK, OK, HIDDEN)),
+    shell("never-whole", "true", "if true; then", "true", says=(OK, FAILED, UNREACHED)),
+    shell("syntax", "true", ") (", "true", says=(OK, FAILED, UNREACHED)),
+    shell("heredoc-open", "cat <<EOF", "text", " EOF", "false", says=(OK, HIDDEN, HIDDEN, HIDDEN)),
 )  # fmt: skip
 
 
@@ -168,6 +172,8 @@ IMPORTS = (
        OK, FAILED, more=("zipfile", "zz_no_such")),
     py("closes3", "import os; os.closerange(3, 300)", FAILED, OK),
     py("frames", "import sys; sys.modules['__main__'].__dict__.clear()", FAILED, OK),
+    py("interruptible", "import signal; assert signal.getsignal(2) is signal.default_int_handler",
+       OK, OK),
     py("hangs", "import time; time.sleep(600)", TIMEOUT, UNREACHED),
     py("lingers", "import threading, time; threading.Timer(600, print).start()", OK, TIMEOUT),
     py("dies_at_exit", "import atexit, os; atexit.register(os._exit, 7)", OK, FAILED),

@@ -103,8 +103,13 @@ def plain(commands: list[str]) -> int:
 @example(["if true; then", "cat <<EOF", "fi", "EOF", "false", "fi"])
 @example(["false | true", "if test ${PIPESTATUS[0]} = 1; then", "true", "fi", "false"])
 @example(["true", "echo \\"])
+@example(["true || # always", "false"])
+@example(["false && # never", "false", "true"])
+@example(["[[ a = a", "]]", "false"])
+@example(["echo $[1 +", "1]", "false"])
 @example(["trap 'exit 0' EXIT", "false"])
 @example(["cat <<EOF", "trap 'exit 5' EXIT"])
+@example(["trap 'echo err' ERR", "cat <<EOF", "false"])
 @example(["! true", "false && true", "true"])
 def test_commands_end_as_in_conda_build_s_script(
     connection: tuple[LocalConnection, Path], commands: list[str]

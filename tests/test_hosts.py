@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,16 @@ def test_what_a_script_leaves_behind_is_killed_and_named(connection: Connection)
 
     assert [name.partition(" ")[0] for name in left] == ["sleep", "sleep"]
     assert connection.settle() == ()
+
+
+def test_a_script_heeds_int_and_quit(connection: Connection) -> None:
+    """What some shells run in the background ignores them, and what ignores one cannot trap it."""
+    done = connection.run("grep SigIgn /proc/self/status", timeout_s=20)
+    ignored = int(done.stdout.split()[1], 16)
+    assert not ignored & (1 << signal.SIGINT - 1 | 1 << signal.SIGQUIT - 1)
+
+    done = connection.run("trap 'exit 7' INT; kill -INT $$; sleep 5", timeout_s=20)
+    assert done.exit_status == 7
 
 
 def test_standard_input_is_at_its_end(connection: Connection) -> None:

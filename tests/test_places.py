@@ -175,6 +175,16 @@ def test_a_trap_that_no_command_spells_out_hides_no_failure_either(
     assert results(tmp_path / "manualbuild-report")["here", last] == ("failed", "exit-status")
 
 
+@pytest.mark.parametrize("last", ["test -e exit-code", "bash -c 'exit 4'", "false || exit 3"])
+def test_a_word_in_a_command_is_no_end_of_its_shell(tmp_path: Path, last: str) -> None:
+    test = f"test:\n  files:\n    - setup.sh\n  commands:\n    - . ./setup.sh\n    - {last}\n"
+    write_package(tmp_path, test, {"setup.sh": "trap 'exit 0' EXIT\n"})
+
+    assert run_local(tmp_path).status == 1
+    found = results(tmp_path / "manualbuild-report")
+    assert found["here", f"commands[1]: {last}"] == ("failed", "exit-status")
+
+
 @pytest.mark.parametrize("first", ["'true'", "trap 'rm -f left' EXIT", "leave() { exit 0; }"])
 def test_a_shell_may_still_end_itself_well(tmp_path: Path, first: str) -> None:
     last = "leave" if "leave" in first else "exit 0"

@@ -14,6 +14,7 @@ from conftest import command, manualbuild, outcomes, run_local, write_package
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.execution import preamble, windows
 from pytest_manualbuild.execution.variables import documented
+from pytest_manualbuild.languages import run_test_bat
 from pytest_manualbuild.model import Artifact
 from pytest_manualbuild.records import LinkedEnvironment
 
@@ -498,6 +499,24 @@ def test_what_activation_does_not_export_is_gone_as_in_conda_build(tmp_path: Pat
     assert ran.status == 0, ran.out
 
 
+def test_imports_are_heard_whatever_activation_leaves_in_its_shell(
+    tmp_path: Path, python_channel: str
+) -> None:
+    write_package(
+        tmp_path,
+        "test:\n  imports:\n    - json\n    - zz_no_such\n",
+        staged={"etc/conda/activate.d/odd.sh": "IFS=:0123456789\nset -uCf -o pipefail\n"},
+    )
+
+    run_local(tmp_path, "--channel", python_channel, "--check-timeout", "30")
+
+    assert outcomes(tmp_path) == {
+        "install": ("passed", "ok"),
+        "imports: json": ("passed", "ok"),
+        "imports: zz_no_such": ("failed", "exit-status"),
+    }
+
+
 def test_a_script_finds_itself_in_the_folder_of_the_tests(tmp_path: Path) -> None:
     write_package(
         tmp_path,
@@ -514,6 +533,42 @@ def test_a_script_finds_itself_in_the_folder_of_the_tests(tmp_path: Path) -> Non
     assert outcomes(tmp_path)["run_test.sh"] == ("passed", "ok")
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from __future__ import annotations\n",
+        "import sys; sys.stdout.close()",
+        "print = None\n",
+    ],
+)
+def test_a_script_that_conda_build_s_lines_around_it_fail_is_a_failure(
+    tmp_path: Path, python_channel: str, script: str
+) -> None:
+    write_package(tmp_path, "", {"run_test.py": script})
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert (ran.status, outcomes(tmp_path)["run_test.py"][0]) == (1, "failed"), ran.out
+
+
+def test_an_import_finds_the_script_that_conda_build_would_run(
+    tmp_path: Path, python_channel: str
+) -> None:
+    module = (
+        "import __main__, os, sys\n"
+        "assert __main__.__file__ == sys.argv[0] == os.environ['SRC_DIR'] + '/run_test.py'\n"
+    )
+    write_package(
+        tmp_path,
+        "test:\n  files:\n    - asks.py\n  imports:\n    - asks\n    - json\n",
+        {"asks.py": module},
+    )
+
+    ran = run_local(tmp_path, "--channel", python_channel)
+
+    assert ran.status == 0, ran.out
+
+
 def test_the_python_of_the_environment_names_its_version(
     tmp_path: Path, python_channel: str
 ) -> None:
@@ -526,6 +581,26 @@ def test_the_python_of_the_environment_names_its_version(
     ran = run_local(tmp_path, "--channel", python_channel)
 
     assert ran.status == 0, ran.out
+
+
+@pytest.mark.parametrize(
+    ("commands", "sizes"),
+    [
+        (["rem about (it", "exit /b 0"], [1, 1]),
+        ([":: (", "echo smile :(", "title (", "exit /b 0"], [1, 1, 1, 1]),
+        (["if 1==1 (", "echo smile :(", ") else (", "rem )", ")", "exit /b 0"], [5, 1]),
+        (["for %%i in (a b) do (", "x", ")", "exit /b 0"], [3, 1]),
+        (["@if a (", "x", ")", "> log (", "x", ")", "x && (", "y", ")"], [3, 3, 3]),
+        (["if (a)==(b) x", 'if "(" == "b" (', "x", ")"], [1, 3]),
+        (["if a (\nx\n)", "if a ((x", "y", "))", "x ^", "y"], [1, 3, 2]),
+    ],
+)
+def test_only_a_block_of_batch_makes_commands_a_statement(
+    commands: list[str], sizes: list[int]
+) -> None:
+    groups = run_test_bat.blocks(list(enumerate(commands)))
+
+    assert [(len(group), whole) for group, whole in groups] == [(one, True) for one in sizes]
 
 
 def test_a_status_that_errexit_does_not_heed_is_a_note_and_no_contradiction(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ cd {work}
 _mb_work=$PWD
 {activate}{too}set +e
 cd "$_mb_work"
-unset _mb_script
+unset _mb_script IFS
 {started}mark {mark}
 {after}"""
 # For people, who want a shell although, or because, a script of the environment fails.

@@ -21,8 +21,12 @@ if [ -e TEST_FAILED ]; then mark {failed}; fi
 mark {complete}
 exit 0
 """
+# A command before may have set extglob, without which bash cannot read the patterns that need it.
 _PARSES = """\
-if [ -z "$(printf %s {text} | bash -n 2>&1 || echo no)" ]; then echo yes; else echo no; fi
+_mb_text={text}
+if [ -z "$(printf %s "$_mb_text" | bash -n 2>&1 || echo no)" ]; then echo yes
+elif [ -z "$(printf %s "$_mb_text" | bash -O extglob -n 2>&1 || echo no)" ]; then echo yes
+else echo no; fi
 """
 
 

@@ -35,8 +35,12 @@ _CRASHES = {
 _NOT_0 = r"(?!\s+(?:[1-9]\d?|1\d\d|2[0-4]\d|25[0-5])(?:[\s;'\"]|$))"
 _TRAP = re.compile(rf"\btrap\b.*\bexit\b{_NOT_0}", re.DOTALL)
 """What may end a shell with 0 in a way that says nothing of why."""
-_ENDS = re.compile(r"\b(?:exit|exec)\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
+_FIRST = r"(?:^|[;&|({!\n]|(?<!\S)(?:then|else|do|time|builtin|command)\s)[ \t]*"
+"""Where the name of a command stands, and no argument of one."""
+_ENDS = re.compile(rf"{_FIRST}(?:(?:exit{_NOT_0}|exec)(?![^\s;&|)}}])|(?:\.|source|eval)\s)")
 """What may end a shell of its own will, or bring what does."""
+_HERE = re.compile(r"(?<!<)<<(?!<)-?\s*['\"\\]?([\w.]+)")
+"""A here-document, with the word that ends it: without that it takes all that follows."""
 _MAY_TRAP = re.compile(r"\btrap\b|(?:^|[\s;&|({])(?:\.|source|eval)\s")
 """What may set a trap, or bring what does."""
 
@@ -212,6 +216,7 @@ class Results:
         return (
             all(one.kind is CheckKind.COMMAND for one in under_way)
             and not any(_ENDS.search(one.text) for one in under_way)
+            and not _unfinished("\n".join(one.text for one in under_way))
             and any(map(_MAY_TRAP.search, (*commands, *self.sourced)))
         )
 
@@ -291,6 +296,12 @@ class Results:
     def _new_capture(self, number: int) -> Capture:
         log = self._place.logs / log_name(number, self._checks[number])
         return Capture(log, self._budget)
+
+
+def _unfinished(text: str) -> bool:
+    """Say whether commands leave a here-document open, with which their shell just ends."""
+    lines = {line.lstrip("\t") for line in text.split("\n")}
+    return any(word not in lines for word in _HERE.findall(text))
 
 
 def _known(status: int) -> str:

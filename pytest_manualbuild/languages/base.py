@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import Protocol
 
 import msgspec
 
+from pytest_manualbuild.checks import INLINE
 from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.model import Check, CheckKind
 from pytest_manualbuild.shells import SYSTEM_PATH
@@ -93,6 +95,34 @@ class TestLanguage(Protocol):
         ...
 
 
+_AROUND = (
+    """\
+{comment}  tests for a package (this is a generated file);
+print('===== testing package =====');
+print('running {name}');
+{comment}  --- {name} (begin) ---
+""",
+    """\
+{comment}  --- {name} (end) ---
+
+print('===== OK =====');
+""",
+)
+
+
+def written(check: Check, scripts: dict[str, bytes], comment: str = "#") -> bytes:
+    """Return a script of the recipe as conda-build writes it (create_test.py).
+
+    What stands before it makes a mistake of ``from __future__``, and what stands after it fails
+    where the script closed its output. The script of a ``recipe.yaml`` is run as it is.
+    """
+    if check.text == INLINE:
+        return scripts[check.text]
+    name = f"run_test{PurePath(check.text).suffix}"
+    before, after = (one.format(comment=comment, name=name).encode() for one in _AROUND)
+    return before + scripts[check.text] + after
+
+
 REACHED = "MANUALBUILD_REACHED"
 """The variable that names the file by which an import says that it came to its end."""
 # What is loaded may end the process with 0: what it did not come back from was not loaded.
@@ -116,6 +146,8 @@ class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
     """The same on Windows."""
     load: Callable[[Check], str]
     """Returns the text of a program that does an import."""
+    comment: str = "#"
+    """What a comment begins with."""
     reached: str
     """What that program says last, but on Windows: a statement that makes the file ``REACHED``."""
 
@@ -125,7 +157,7 @@ class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
         files: dict[str, bytes] = {}
         for number, check in checks:
             if check.kind is CheckKind.SCRIPT:
-                files[check.text] = scripts[check.text]
+                files[check.text] = written(check, scripts, self.comment)
                 words = f'"$_mb_work"/{shlex.quote(check.text)}'
                 text += site.measured(number, f'"$PREFIX/{self.program}" {words}')
             else:
@@ -147,7 +179,7 @@ class ProcessEach(msgspec.Struct, frozen=True, kw_only=True):
         for number, check in checks:
             if check.kind is CheckKind.SCRIPT:
                 name = check.text
-                files[name] = scripts[name]
+                files[name] = written(check, scripts, self.comment)
             else:
                 name = f"manualbuild_load_{number}"
                 files[name] = f"{self.load(check)}\n".encode()

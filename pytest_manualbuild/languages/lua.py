@@ -16,5 +16,6 @@ LANGUAGE = ProcessEach(
     program="bin/lua",
     windows=r"Library\bin\lua.exe",
     load=_load,
+    comment="--",
     reached=f'io.open(os.getenv("{REACHED}"), "w"):close()',
 )

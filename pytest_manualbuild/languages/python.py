@@ -14,13 +14,20 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.execution.marks import Said
-from pytest_manualbuild.languages.base import BatchSite, Numbered, Piece, Site
+from pytest_manualbuild.languages.base import BatchSite, Numbered, Piece, Site, written
 from pytest_manualbuild.model import CheckKind
 from pytest_manualbuild.shells import SYSTEM_PATH
 
 NAME = "python"
 PACKAGE = "python"
 
+# What bash runs in the background ignores INT and QUIT; an import must not notice.
+_HEED = """\
+import _signal
+if _signal.getsignal(_signal.SIGINT) == _signal.SIG_IGN:
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.signal(_signal.SIGQUIT, _signal.SIG_DFL)
+"""
 # Is told on the descriptor ASK what to import, and answers on ANSWER with the key that came with
 # the name: what else an import writes there is no answer. It keeps what an import may replace, and
 # loads nothing that Python had not loaded by itself: a module that forgot an import must fail.
@@ -29,6 +36,7 @@ import os, sys
 run, read, write, leave, getpid = exec, os.read, os.write, os._exit, os.getpid
 streams, me = [sys.stdout, sys.stderr], os.getpid()
 os.set_inheritable(ANSWER, False); os.set_inheritable(ASK, False)
+__file__ = sys.argv[0] = os.path.join(os.getcwd(), "run_test.py")
 if sys.path[:1] == [""]:
     sys.path[0] = os.getcwd()
 while True:
@@ -168,7 +176,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     imports: list[tuple[int, str]] = []
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
-            files[check.text] = scripts[check.text]
+            files[check.text] = written(check, scripts)
             path = shlex.quote(check.text)
             script += site.measured(number, f'"$PREFIX/bin/python" -s "$_mb_work"/{path}')
         elif check.kind is CheckKind.IMPORT:
@@ -180,7 +188,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             begins=" ".join(site.marks.new(Said.BEGUN, number) for number, _ in imports),
             ends=" ".join(site.marks.new(Said.ENDED, number) for number, _ in imports),
             count=len(imports),
-            driver=shlex.quote(f"ASK, ANSWER = 4, 3\n{_DRIVER}"),
+            driver=shlex.quote(f"ASK, ANSWER = 4, 3\n{_HEED}{_DRIVER}"),
             system=SYSTEM_PATH,
         )
     for number, check in checks:
@@ -198,7 +206,7 @@ def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite
     imports = [(number, check) for number, check in checks if check.kind is CheckKind.IMPORT]
     for number, check in checks:
         if check.kind is CheckKind.SCRIPT:
-            files[check.text] = scripts[check.text]
+            files[check.text] = written(check, scripts)
             script += site.measured(number, f'{python} "{site.work}\\{check.text}"')
     if imports:
         asked = [

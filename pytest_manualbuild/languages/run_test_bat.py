@@ -7,6 +7,7 @@ A batch file that is run without ``call`` never comes back: what follows is not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from pytest_manualbuild.execution.marks import Said
@@ -19,6 +20,9 @@ LONGEST_LINE = 8191
 """What cmd takes of a line."""
 _AS_CONDA_BUILD = "IF %ERRORLEVEL% NEQ 0 exit /B 1\n"
 _AS_IT_IS = "@IF ERRORLEVEL 1 exit /B 1\n@IF NOT ERRORLEVEL 0 exit /B 1\n"
+_REMARK = re.compile(r"[\s@]*(?:rem\b|::)", re.IGNORECASE)
+_BEFORE_BLOCK = re.compile(r"[\s@]*(?:(?:[)<>]|(?:if|for|else)\b).*)?", re.IGNORECASE)
+"""What a command has before a parenthesis that begins a block."""
 _TOO_LONG = """\
 @>&2 echo This command has {size} characters, and cmd takes no more than {longest}.
 @exit /B 1
@@ -39,8 +43,8 @@ def run_test_bat(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Ba
     if commands:
         # Without commands conda-build adds nothing, and what the script ends with counts.
         text += "\n\n@echo on\n\n"
-        for group in blocks(commands):
-            text += _block(group, site)
+        for group, is_whole in blocks(commands):
+            text += _block(group, site, is_whole=is_whole)
         text += "exit /B 0\n"
     lines = text.replace("\r\n", "\n").replace("\n", "\r\n")
     return Piece(
@@ -50,8 +54,9 @@ def run_test_bat(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Ba
     )
 
 
-def _block(group: Sequence[tuple[int, str]], site: BatchSite) -> str:
-    numbers = [number for number, _ in group]
+def _block(group: Sequence[tuple[int, str]], site: BatchSite, *, is_whole: bool) -> str:
+    # Of a block that never ends only the first command is known to have begun.
+    numbers = [number for number, _ in group[: None if is_whole else 1]]
     text = site.say(Said.BEGUN, *numbers)
     for position, (_, command) in enumerate(group):
         size = max(map(len, command.split("\n")))
@@ -64,29 +69,44 @@ def _block(group: Sequence[tuple[int, str]], site: BatchSite) -> str:
     return text + _AS_CONDA_BUILD + _AS_IT_IS + site.say(Said.WENT_ON, *numbers)
 
 
-def blocks(commands: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Yield commands one by one, and those together whose parentheses close in a later one."""
+def blocks(
+    commands: Sequence[tuple[int, str]],
+) -> Iterator[tuple[list[tuple[int, str]], bool]]:
+    """Yield commands one by one, and those together whose parentheses close in a later one.
+
+    Each with True; with False those whose parentheses never close.
+    """
     group: list[tuple[int, str]] = []
     depth = 0
     for command in commands:
         group.append(command)
         depth = max(0, depth + _opened(command[1]))
         if depth == 0 and not command[1].rstrip("\n").endswith("^"):
-            yield group
+            yield group, True
             group = []
     if group:
-        yield group
+        yield group, False
 
 
 def _opened(command: str) -> int:
-    """Return how many parentheses a command leaves open; in quotes or after ``^`` they are text."""
-    found, quoted, escaped = 0, False, False
-    for letter in command:
+    """Return how many blocks a command leaves open; elsewhere a parenthesis is text."""
+    return sum(_opened_in(line) for line in command.split("\n") if not _REMARK.match(line))
+
+
+def _opened_in(line: str) -> int:
+    found, first, quoted, escaped = 0, 0, False, False
+    for at, letter in enumerate(line):
         if escaped:
             escaped = False
         elif letter == '"':
             quoted = not quoted
         elif not quoted:
             escaped = letter == "^"
+            if letter == "(" and not _BEFORE_BLOCK.fullmatch(line, first, at):
+                continue
             found += {"(": 1, ")": -1}.get(letter, 0)
+            if letter in "(&|":
+                first = at + 1
+            elif letter == ")":
+                first = at
     return found

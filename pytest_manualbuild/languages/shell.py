@@ -44,7 +44,7 @@ _SUBSTITUTION = re.compile(r"\$\([\w\s./$=:,+-]*\)")
 _QUOTED = re.compile(r"""'[^']*'|"(?:[^"$`\\]|\$(?![(\[{]))*\"""")
 # Whatever may leave a statement open. Without any of it a line is whole: bash need not be asked.
 _OPEN = re.compile(
-    r"[\"'`(){}\\]|<<|[|&]\s*$"
+    r"[\"'`(){}\\]|<<|[|&]\s*(?:$|#)|\[\[|\$\["
     r"|\b(?:if|then|elif|else|fi|for|while|until|do|done|case|esac|select|function)\b"
 )
 
@@ -69,9 +69,10 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
     for group, is_whole in statements(commands, site.parses):
         numbers = [number for number, _ in group]
         lines = "\n".join(command for _, command in group) + "\n"
-        # What is never whole goes on in whatever follows, which must be what conda-build has there.
-        ended = mark(Said.WENT_ON, *numbers) if is_whole else ""
-        text += mark(Said.BEGUN, *numbers) + lines + ended
+        # What is never whole goes on in whatever follows, which must be what conda-build has there,
+        # and may be no more than text to it: only its first command is known to have begun.
+        begun = mark(Said.BEGUN, *(numbers if is_whole else numbers[:1]))
+        text += begun + lines + (mark(Said.WENT_ON, *numbers) if is_whole else "")
     return Piece(
         script=_RUN.format(
             define=MARK,
