@@ -175,7 +175,10 @@ def test_a_trap_that_no_command_spells_out_hides_no_failure_either(
     assert results(tmp_path / "manualbuild-report")["here", last] == ("failed", "exit-status")
 
 
-@pytest.mark.parametrize("last", ["test -e exit-code", "bash -c 'exit 4'", "false || exit 3"])
+@pytest.mark.parametrize(
+    "last",
+    ["test -e exit-code", "bash -c 'exit 4'", "false || exit 3", "test $((1<<3)) = 9"],
+)
 def test_a_word_in_a_command_is_no_end_of_its_shell(tmp_path: Path, last: str) -> None:
     test = f"test:\n  files:\n    - setup.sh\n  commands:\n    - . ./setup.sh\n    - {last}\n"
     write_package(tmp_path, test, {"setup.sh": "trap 'exit 0' EXIT\n"})

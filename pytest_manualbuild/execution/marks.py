@@ -22,6 +22,7 @@ class Said(StrEnum):
     LINKING = "linking"  # a post-link script begins
     ACTIVATED = "activated"
     BEGUN = "begun"  # checks began
+    BEGUN_OPEN = "begun-open"  # a check began whose statement has no end
     ENDED = "ended"  # checks ended, with an exit status
     WENT_ON = "went-on"  # the shell went on after these checks, although they may return a status
     RETURNED = "returned"  # what began gave this status to its shell, which judges it

@@ -73,6 +73,8 @@ class Results:
         """Checks that began and did not end; several when they make one statement."""
         self._returned = 0
         """What the command under way returned to its shell, where that tells."""
+        self._has_no_end = False
+        """Whether the statement that began last has no end, as its shell says."""
         self._activated = False
         self._linking = ""
         """The package whose post-link script ran last, until the environment is activated."""
@@ -105,7 +107,8 @@ class Results:
                 self._activated = True
                 installs = [n for n in self._open if self._checks[n].kind is CheckKind.INSTALL]
                 self._end(installs, Outcome.PASSED, Cause.OK, exit_status=0)
-            case Said.BEGUN:
+            case Said.BEGUN | Said.BEGUN_OPEN:
+                self._has_no_end = mark.said is Said.BEGUN_OPEN
                 self._begun(mark.numbers)
             case Said.ENDED:
                 self._ended(mark)
@@ -216,7 +219,7 @@ class Results:
         return (
             all(one.kind is CheckKind.COMMAND for one in under_way)
             and not any(_ENDS.search(one.text) for one in under_way)
-            and not _unfinished("\n".join(one.text for one in under_way))
+            and not (self._has_no_end and _unfinished("\n".join(one.text for one in under_way)))
             and any(map(_MAY_TRAP.search, (*commands, *self.sourced)))
         )
 

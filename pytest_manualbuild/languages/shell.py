@@ -71,7 +71,7 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
         lines = "\n".join(command for _, command in group) + "\n"
         # What is never whole goes on in whatever follows, which must be what conda-build has there,
         # and may be no more than text to it: only its first command is known to have begun.
-        begun = mark(Said.BEGUN, *(numbers if is_whole else numbers[:1]))
+        begun = mark(Said.BEGUN, *numbers) if is_whole else mark(Said.BEGUN_OPEN, numbers[0])
         text += begun + lines + (mark(Said.WENT_ON, *numbers) if is_whole else "")
     return Piece(
         script=_RUN.format(
