@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from conftest import quiet
 from pytest_manualbuild import hosts, shells
@@ -413,6 +414,32 @@ def test_a_kept_container_with_a_shell_of_another_version_is_not_used_again(
 
     assert there.has_folders(["/"])
     there.close()
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_a_container_reaches_itself_by_name_and_another_only_where_the_matrix_says_so(
+    run: Run,
+) -> None:
+    look = (
+        "tail -n +3 /proc/net/dev | cut -d: -f1 | xargs\n"
+        "getent ahosts localhost | cut -d' ' -f1 | grep -x 127.0.0.1 | uniq\n"
+        "getent hosts ip6-loopback | cut -d' ' -f1\n"
+        "(: <>/dev/tcp/127.0.0.1/9) 2>&1 | grep -o refused | uniq\n"
+    )
+    provider = hosts.provider("docker")
+    off, on = (
+        provider.start(replace(DEBIAN, network=network), run, [], quiet)
+        for network in (False, True)
+    )
+
+    without, with_it = (one.run(look, timeout_s=LONG_S).stdout.split() for one in (off, on))
+    off.close()
+    on.close()
+
+    assert without == [b"lo", b"127.0.0.1", b"::1", b"refused"]
+    assert sorted(with_it[:2]) == [b"eth0", b"lo"]
+    assert with_it[2:] == without[1:]
 
 
 @pytest.mark.docker

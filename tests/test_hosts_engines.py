@@ -329,7 +329,7 @@ def test_an_engine_over_tls_takes_the_certificate_that_its_authority_signed(
     connection = provider.start(host, run, [], quiet)
     assert connection.run("echo there", timeout_s=20).stdout == b"there\n"
     connection.close()
-    engines._version.cache_clear()
+    engines._versions.clear()
     monkeypatch.delenv("DOCKER_TLS_VERIFY")
     monkeypatch.delenv("DOCKER_CERT_PATH")
 

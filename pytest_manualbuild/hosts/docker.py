@@ -36,6 +36,11 @@ LIBRARIES = ("docker",)
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
 _GONE_S = 30
+# An engine that makes no network writes no such file either, and tests do ask for localhost.
+_HOSTS = """\
+[ -s /etc/hosts ] || printf '%s\\t%s\\n' 127.0.0.1 localhost \\
+  ::1 'localhost ip6-localhost ip6-loopback' >/etc/hosts
+"""
 
 
 class DockerProvider:
@@ -274,6 +279,7 @@ class DockerConnection(shells.ShellConnection):
                 folder=f"{FOLDER}/run",
                 run_id=run.run_id,
                 also_kill=shells.KILL_ALL,
+                prepare=_HOSTS,
             )
             if again is not None:  # until now it stays whatever happens
                 self._id = again.what["place"]
@@ -316,6 +322,8 @@ class DockerConnection(shells.ShellConnection):
             working_dir="/",
             entrypoint="",
             host_config=limits,
+            # Of two ways to cut a container off, the one that costs the engine nothing.
+            network_disabled=not host.network,
         )
         # A kept host outlives its shell's input; any other one ends with this process.
         made["StdinOnce"] = not run.keeps

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
 import secrets
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +33,8 @@ _API_S = 120
 _TLS = ("HTTPS", "SSL", "tls:", "certificate")
 """Words of errors that are about certificates."""
 _tunnels: dict[tuple[str | None, ...], _Tunnel] = {}
+_versions: dict[str | None, Future[dict[str, Any]]] = {}
+"""What each engine said of itself, by its URL, or says at this moment."""
 _lock = threading.Lock()
 
 
@@ -190,18 +192,26 @@ def _new_client(url: str | None, version: str | None = None) -> Any:  # noqa: AN
     return docker.DockerClient(base_url=url, timeout=_API_S, version=version)
 
 
-@functools.lru_cache
 def _version(url: str | None, engine: str | None) -> dict[str, Any]:
-    """Return what an engine says of itself; it is asked once, not by each client of it."""
-    made = None
+    """Return what an engine says of itself, asked once: it starts programs of its own for that."""
+    with _lock:
+        known = url in _versions
+        version = _versions.setdefault(url, Future())
+    if not known:
+        try:
+            version.set_result(_ask(url))
+        except Exception as error:  # noqa: BLE001 # for all who wait; who comes later asks again
+            del _versions[url]
+            version.set_exception(_down(engine, error))
+    return version.result()
+
+
+def _ask(url: str | None) -> dict[str, Any]:
+    made = _new_client(url)
     try:
-        made = _new_client(url)
         return dict(made.api.version(api_version=False))
-    except Exception as error:
-        raise _down(engine, error) from error
     finally:
-        if made is not None:
-            made.close()
+        made.close()
 
 
 def _down(engine: str | None, error: BaseException) -> HostUnavailable:
