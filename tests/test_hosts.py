@@ -425,6 +425,7 @@ def test_a_container_reaches_itself_by_name_and_another_only_where_the_matrix_sa
         "tail -n +3 /proc/net/dev | cut -d: -f1 | xargs\n"
         "getent ahosts localhost | cut -d' ' -f1 | grep -x 127.0.0.1 | uniq\n"
         "getent hosts ip6-loopback | cut -d' ' -f1\n"
+        "getent hosts $(uname -n) >/dev/null && echo itself\n"
         "(: <>/dev/tcp/127.0.0.1/9) 2>&1 | grep -o refused | uniq\n"
     )
     provider = hosts.provider("docker")
@@ -437,7 +438,7 @@ def test_a_container_reaches_itself_by_name_and_another_only_where_the_matrix_sa
     off.close()
     on.close()
 
-    assert without == [b"lo", b"127.0.0.1", b"::1", b"refused"]
+    assert without == [b"lo", b"127.0.0.1", b"::1", b"itself", b"refused"]
     assert sorted(with_it[:2]) == [b"eth0", b"lo"]
     assert with_it[2:] == without[1:]
 

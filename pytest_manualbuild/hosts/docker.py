@@ -36,9 +36,13 @@ LIBRARIES = ("docker",)
 RUN_LABEL = "io.pytest-manualbuild.run"
 HOST_LABEL = "io.pytest-manualbuild.host"
 _GONE_S = 30
-# An engine that makes no network writes no such file either, and tests do ask for localhost.
+_END_S = 5.0
+"""How long a container may take to end and to be removed when its shell was told to end."""
+# An engine that makes no network writes no such file either; tests ask for both of these names.
 _HOSTS = """\
-[ -s /etc/hosts ] || printf '%s\\t%s\\n' 127.0.0.1 localhost \\
+_mb_name=
+[ ! -r /etc/hostname ] || read -r _mb_name </etc/hostname
+[ -s /etc/hosts ] || printf '%s\\t%s\\n' 127.0.0.1 "localhost $_mb_name" \\
   ::1 'localhost ip6-localhost ip6-loopback' >/etc/hosts
 """
 
@@ -257,6 +261,7 @@ class DockerConnection(shells.ShellConnection):
         self._docker: DockerTransport | None = None
         self._attached: Any = None
         self._id = ""
+        self._answered = False
         # Not the client's `containers`: it would inspect the container after making it.
         api = self._client.api
         try:
@@ -281,6 +286,7 @@ class DockerConnection(shells.ShellConnection):
                 also_kill=shells.KILL_ALL,
                 prepare=_HOSTS,
             )
+            self._answered = True
             if again is not None:  # until now it stays whatever happens
                 self._id = again.what["place"]
                 self._overlay = Path(again.what["folder"]) if again.what["folder"] else None
@@ -390,6 +396,7 @@ class DockerConnection(shells.ShellConnection):
 
     def close(self) -> None:
         """Remove the container with its volumes, and the folders of its overlays."""
+        ends = self._end() if self._id else False
         if self._docker is not None:
             self._docker.close()
             self._docker = None
@@ -402,11 +409,27 @@ class DockerConnection(shells.ShellConnection):
             self._attached = None
         if self._id:
             with engines.gone_is_fine():
+                if ends:
+                    self._client.api.wait(self._id, patient(_END_S), condition="removed")
+            with engines.gone_is_fine():
                 self._client.api.remove_container(self._id, force=True, v=True)
             self._id = ""
         self._client.close()
         if self._overlay is not None:
             shutil.rmtree(self._overlay, ignore_errors=True)
+
+    def _end(self) -> bool:
+        """Tell the shell to end, and the container with it; say whether one can wait for that.
+
+        An engine that is to kill a container begins a program for it.
+        """
+        if self._docker is None or not self._answered:
+            return False
+        try:
+            self._docker.send(b"exit\n")
+        except OSError:
+            return False
+        return True
 
 
 def _mount(overlay: Overlay, run: Run, docker: Any) -> Any:  # noqa: ANN401 # as in engines
