@@ -95,12 +95,12 @@ class Journal:
 
     def add(self, result: CheckResult) -> None:
         """Append one result; EvidenceError when it cannot be written."""
-        self._write(msgspec.to_builtins(result))
+        self._write(result)
 
     def _write(self, value: object) -> None:
         try:
             with self._path.open("ab") as file:
-                file.write(json.dumps(value, sort_keys=True).encode() + b"\n")
+                file.write(msgspec.json.encode(value, order="sorted") + b"\n")
                 file.flush()
                 if time.monotonic() - self._synced_s > SYNC_S:
                     os.fsync(file.fileno())
