@@ -150,17 +150,16 @@ def test_a_machine_that_starts_no_programs_is_lost_and_its_folder_is_not_forgott
     tmp_path: Path, windows_server: WindowsSsh, run: Run
 ) -> None:
     one = LinkedEnvironment(path=str(tmp_path), prefix="C:\\_env", packages=(), post_link=())
-    instead = windows_server.drive / "cmd.bat"
     connection = start(windows_server, run)
     try:
-        instead.write_text("@exit 66\n")  # as of one that shuts down, which still answers
+        windows_server.shuts_down.touch()
         with pytest.raises(HostLost, match="it does not say whether"):
             connection.deliver(one)
         with pytest.raises(HostLost, match="it does not say whether"):
             hosts.provider("ssh").sweep(run)
         assert run.made("ssh") != []
     finally:
-        instead.unlink(missing_ok=True)
+        windows_server.shuts_down.unlink()
         connection.close()
 
 
