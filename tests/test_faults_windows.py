@@ -14,7 +14,7 @@ from windows_winrm import WindowsWinrm
 
 from conftest import small_disk
 from pytest_manualbuild.hosts import far_windows as far_windows_module
-from pytest_manualbuild.hosts import winrm_client
+from pytest_manualbuild.hosts import winrm, winrm_client
 from pytest_manualbuild.hosts.far_windows import FarConnection
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -77,11 +77,23 @@ def test_provisioning_a_machine_that_breaks_after_its_answer(
 # -- delivering
 
 
-@pytest.mark.parametrize("fault", BREAKS)
+@pytest.mark.parametrize("fault", [*BREAKS, "shut-down"])
 def test_delivering_to_a_machine_that_breaks(
     odd: Case, known_windows: WindowsSsh, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(far_windows_module, "_KILL_S", 1.0)
     faults.before(monkeypatch, FarConnection, "deliver", lambda: strike(known_windows, fault))
+
+    broken(results(odd, known_windows), "delivering", "host-lost")
+
+
+@pytest.mark.parametrize("far_windows", ["winrm"], indirect=True)
+def test_delivering_to_a_machine_that_shuts_down_before_the_first_file(
+    odd: Case, known_windows: WindowsSsh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(far_windows_module, "_KILL_S", 1.0)
+    act = known_windows.shuts_down.touch
+    faults.before(monkeypatch, winrm._WinrmMachine, "send", act)
 
     broken(results(odd, known_windows), "delivering", "host-lost")
 

@@ -19,7 +19,7 @@ from windows_ssh import WindowsSsh
 
 from conftest import command, manualbuild, quiet, run_pytest, write_package
 from pytest_manualbuild import hosts
-from pytest_manualbuild.errors import EnvironmentBroken, HostUnavailable
+from pytest_manualbuild.errors import EnvironmentBroken, HostLost, HostUnavailable
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.hosts.ssh_cmd import CmdConnection
 from pytest_manualbuild.model import Host
@@ -144,6 +144,23 @@ def test_an_archive_that_is_unpacked_in_part_is_an_error(
             start(windows_server, run, one)
     finally:
         windows_hosts.remove_tar(windows_server.drive)
+
+
+def test_a_machine_that_starts_no_programs_is_lost_and_its_folder_is_not_forgotten(
+    tmp_path: Path, windows_server: WindowsSsh, run: Run
+) -> None:
+    one = LinkedEnvironment(path=str(tmp_path), prefix="C:\\_env", packages=(), post_link=())
+    connection = start(windows_server, run)
+    try:
+        windows_server.shuts_down.touch()
+        with pytest.raises(HostLost, match="it does not say whether"):
+            connection.deliver(one)
+        with pytest.raises(HostLost, match="it does not say whether"):
+            hosts.provider("ssh").sweep(run)
+        assert run.made("ssh") != []
+    finally:
+        windows_server.shuts_down.unlink()
+        connection.close()
 
 
 @pytest.mark.parametrize("name", ["..\\..\\up", "a:b", "../up"])

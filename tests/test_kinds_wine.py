@@ -22,8 +22,11 @@ from conftest import Ran, command, manualbuild, outcomes, results
 from pytest_manualbuild import batch, hosts
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.errors import HostLost
+from pytest_manualbuild.hosts import wine
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
+
+ADDR_NO_RANDOMIZE = 0x0040000
 
 
 @pytest.fixture(scope="session")
@@ -378,6 +381,30 @@ def test_a_server_that_hangs_is_the_hosts_fault(
         connection.close()
         hosts.sweep(begun)
     assert left_over(str(begun.folder)) == []
+
+
+def test_nothing_is_at_a_random_place_in_the_memory_of_its_programs(prefix: Path) -> None:
+    if len(wine.loader()) == 1:
+        pytest.skip("random places cannot be switched off here")
+    begun = Run.begin()
+    host = Host(name="w", kind="wine", subdir="win-64", root=str(prefix))
+    connection = hosts.provider("wine").start(host, begun, [], lambda _: None)
+    try:
+        running = connection.start("@cmd /c echo up\n:again\n@goto again\n")
+        while running.next_event(30.0) is None:
+            pass
+        found = {}
+        for process in left_over(str(begun.folder)):
+            with contextlib.suppress(OSError):
+                name = (process / "comm").read_text().strip()
+                found[name] = int((process / "personality").read_text(), 16) & ADDR_NO_RANDOMIZE
+    finally:
+        connection.close()
+        hosts.sweep(begun)
+
+    servers = {name for name in found if name.startswith("wineserver")}
+    assert {"cmd.exe", "services.exe"} <= found.keys()
+    assert [name for name in found.keys() - servers if not found[name]] == []
 
 
 def left_over(word: str) -> list[Path]:

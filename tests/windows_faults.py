@@ -56,13 +56,16 @@ def results(
     if server.process is None:
         server.start()
     server.signal("CONT")
+    server.shuts_down.unlink(missing_ok=True)
     odd.sweep()
     return found
 
 
 def strike(server: WindowsSsh, fault: str) -> None:
-    """Cut the line, stop the server, or switch the machine off."""
+    """Cut the line, stop the server, switch the machine off, or let it begin to shut down."""
     if fault == "power":
         server.switch_off()
+    elif fault == "shut-down":
+        server.shuts_down.touch()
     else:
         server.signal("STOP" if fault == "hang" else "KILL")

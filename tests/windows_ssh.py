@@ -51,6 +51,17 @@ class WindowsSsh(sshd.Sshd):
         """The variables of wine."""
         return wine.environment(self.folder, str(self.folder))
 
+    @property
+    def shuts_down(self) -> Path:
+        """A file with which the servers still answer, and no program starts any more."""
+        return self.folder / "shuts-down"
+
+    def runs(self, line: str) -> list[str]:
+        """Return the words of a program that runs a line of cmd."""
+        if self.shuts_down.exists():
+            return ["false"]
+        return [*wine.loader(), wine.CMD, "/c", line]
+
     def boot(self) -> None:
         """Make the machine: a copy of the prefix, with its server."""
         shutil.copytree(windows_hosts.prefix(), self.folder / "prefix", symlinks=True)
@@ -66,8 +77,9 @@ class WindowsSsh(sshd.Sshd):
         self.bears = wine.serve(self.environment)
         # Its services start with the first program, and belong to no session.
         subprocess.run(
-            [wine.WINE, "winecfg", "-v", "win10"], env=self.environment, check=True, timeout=120,
+            [*wine.loader(), "winecfg", "-v", "win10"], env=self.environment, check=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=120,
         )  # fmt: skip
 
     def switch_off(self) -> None:
@@ -182,7 +194,7 @@ class _Files(asyncssh.SFTPServer):
 
 async def _session(machine: WindowsSsh, process: asyncssh.SSHServerProcess[bytes]) -> None:
     """Run a command as the server of Windows does, until its first process ends."""
-    words = [wine.WINE, wine.CMD, "/c", process.command or ""]
+    words = machine.runs(process.command or "")
     ran = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", str(Path(__file__).with_name("windows_job.py")),
         os.environ["JOB"], uuid.uuid4().hex, *words,

@@ -121,7 +121,7 @@ def command(machine: WindowsSsh, shell: Shell, envelope: ET.Element) -> str:
     name = str(uuid.uuid4()).upper()
     shell.commands[name] = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__).with_name("windows_job.py")), "yes",
-         shell.mark, wine.WINE, wine.CMD, "/c", line],
+         shell.mark, *machine.runs(line)],
         cwd=machine.drive, start_new_session=True, env=machine.environment, bufsize=0,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

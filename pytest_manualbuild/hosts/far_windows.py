@@ -77,8 +77,14 @@ class OwnFolder:
         return self._call("cmd", "/d", "/c", *words, timeout_s=timeout_s).returncode
 
     def has(self, path: str) -> bool:
-        """Say whether a file or folder is there."""
-        return self.cmd("if", "exist", path, "exit", str(_THERE)) == _THERE
+        """Say whether a file or folder is there; HostLost where nobody says so."""
+        status = self.cmd("if", "exist", path, "exit", str(_THERE))
+        if status not in {0, _THERE}:  # such as of a machine that shuts down
+            raise HostLost(
+                f"it does not say whether {path} is there (exit status {status}).",
+                remedy="Look at the host and run again; this says nothing about the package.",
+            )
+        return status == _THERE
 
     def ours(self) -> bool:
         """Say whether the folder is there and is the run's."""
@@ -229,28 +235,35 @@ class FarMachine:
 
     def deliver(self, one: LinkedEnvironment) -> None:
         """Send an environment to its prefix; EnvironmentBroken if it did not arrive whole."""
+        unpacks = self._folder.has(_TAR)
         try:
-            if self._folder.has(_TAR):
-                arrived = self._deliver_archive(one)
+            if unpacks:
+                self._send_archive(one)
             else:
                 # File by file, which is slower: Windows before 10 has no tar.
                 self.send(Path(one.path), one.prefix)
-                arrived = True
-            whole = arrived and self._folder.has(f"{one.prefix}\\conda-meta")
         except HostLost as error:
             if self.lost():
                 raise
             raise EnvironmentBroken(error.problem, remedy=error.remedy) from error
-        if not whole:
+        arrived = not unpacks or self._unpack(one)
+        if not (arrived and self._folder.has(f"{one.prefix}\\conda-meta")):
             raise EnvironmentBroken(
                 f"{self._name}: the environment did not arrive whole.",
                 remedy="Is the host's disk full?",
             )
 
-    def _deliver_archive(self, one: LinkedEnvironment) -> bool:
-        far = f"{self._folder.path}\\environment.tgz"
-        unpack = f"{self._folder.path}\\unpack.bat"
-        self.write({unpack: _lines(_UNPACK.format(tar=_TAR, archive=far, prefix=one.prefix))})
+    @property
+    def _archive(self) -> str:
+        return f"{self._folder.path}\\environment.tgz"
+
+    @property
+    def _unpacks(self) -> str:
+        return f"{self._folder.path}\\unpack.bat"
+
+    def _send_archive(self, one: LinkedEnvironment) -> None:
+        text = _UNPACK.format(tar=_TAR, archive=self._archive, prefix=one.prefix)
+        self.write({self._unpacks: _lines(text)})
         with tempfile.TemporaryDirectory(dir=self._run.folder) as folder:
             archive = Path(folder, "environment.tgz")
             try:
@@ -261,9 +274,12 @@ class FarMachine:
                     f" {error.strerror or error}.",
                     remedy="Free some space there, or name another folder with MANUALBUILD_CACHE.",
                 ) from error
-            self.send(archive, far)
+            self.send(archive, self._archive)
+
+    def _unpack(self, one: LinkedEnvironment) -> bool:
+        """Unpack the archive; say whether all of it arrived."""
         # Where one file cannot be made, it goes on to the last one, and says so at its end.
-        unpacked = self._folder.cmd(unpack, timeout_s=patient(delivery.DELIVER_S)) == 0
+        unpacked = self._folder.cmd(self._unpacks, timeout_s=patient(delivery.DELIVER_S)) == 0
         last = f"{one.prefix}\\{delivery.LAST}"
         arrived = unpacked and self._folder.has(last)
         self._folder.cmd("rmdir", last)

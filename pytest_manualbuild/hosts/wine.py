@@ -7,6 +7,7 @@ each host; a server of wine (``wineserver``) of its own lives as long as the hos
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -36,6 +37,8 @@ SUBDIR = "win-64"
 WINE, WINESERVER = "wine", "wineserver"
 CMD = r"C:\windows\system32\cmd.exe"
 """With its path: by its name alone, wine has another program look for it, which takes 0.2 s."""
+_FIXED = ("setarch", "x86_64", "-R")
+"""What starts a program with nothing at a random place in its memory, and all that it starts."""
 _BOOT_S = 300.0
 _NOTES = (
     "a stand-in: {version}, not Windows",
@@ -179,7 +182,7 @@ class _WineMachine:
     def call(self, path: str) -> PipedProcess:
         """Run a batch file; see ``batch.Machine``."""
         marked = {**self._environment, "MANUALBUILD_RUN_ID": self._marked}
-        return PipedProcess([WINE, CMD, "/d", "/c", path], marked, str(self.drive))
+        return PipedProcess([*loader(), CMD, "/d", "/c", path], marked, str(self.drive))
 
     def kill(self) -> tuple[str, ...]:
         """Kill all processes of scripts; see ``batch.Machine``."""
@@ -214,6 +217,29 @@ def environment(own: Path, mark: str) -> dict[str, str]:
         "WINEDLLOVERRIDES": "winedbg.exe,winemenubuilder.exe,mscoree,mshtml=",
         "MANUALBUILD_WINE": mark,
     }
+
+
+@functools.cache
+def loader() -> tuple[str, ...]:
+    """Return the words before the name of a program of Windows, which start it.
+
+    Each process has a page at 0x7ffe0000, as on Windows. Linux may put the heap of wine's loader
+    there, which is anywhere in a GB behind it: one process of 2000 did not start, for which a
+    script then took the exit status 9009.
+    """
+    try:
+        tried = subprocess.run(
+            [*_FIXED, "true"],
+            env={"PATH": PROGRAMS},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=shells.START_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return (WINE,)
+    # Containers may forbid it, where wine runs none the less.
+    return (*_FIXED, WINE) if tried.returncode == 0 else (WINE,)
 
 
 def _source(host: Host, progress: Progress) -> Path:
@@ -294,7 +320,7 @@ def make_prefix(folder: Path) -> None:
 def _wine(words: list[str], variables: Mapping[str, str], folder: Path) -> None:
     """Run one of wine's programs; its words go nowhere, since its services keep the pipes open."""
     subprocess.run(
-        [WINE, *words],
+        [*loader(), *words],
         env=dict(variables),
         cwd=folder,
         stdin=subprocess.DEVNULL,

@@ -166,6 +166,8 @@ class _WinrmMachine(FarMachine):
         # On a full disk these programs leave a part and say nothing.
         line += f"&for %I in ({target}) do @echo size=%~zI"
         done = self._calls.feed(line, given, max(1.0, deadline - time.monotonic()))
+        if b"size=" not in done.stdout:  # which needs no file, and no program but cmd
+            raise self._calls.lost(f"it does not run what it is told to ({done.returncode})")
         sizes = re.findall(rb"size=([0-9]+)", done.stdout)
         if [int(size) for size in sizes] != [file.tell()]:
             said = (done.stderr or done.stdout).decode(errors="backslashreplace").split()

@@ -152,8 +152,11 @@ class Client:
         except EOFError:
             command.release()
             return Done(line, command.status, output["stdout"], output["stderr"])
-        self.gone = f"it did not answer within {timeout_s:g} s"
-        raise self._error(self.gone, "Look at the host and run again.")
+        raise self.lost(f"it did not answer within {timeout_s:g} s")
+
+    def lost(self, how: str) -> HostError:
+        """Return the error for a machine whose server may answer, and which is not used again."""
+        return self._error(how, "Look at the host and run again.")
 
     def close(self) -> None:
         """Close the shell of ours, and the connection."""
