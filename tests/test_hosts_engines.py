@@ -304,6 +304,34 @@ def far_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[docke
             engine.stop()
 
 
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_hosts_that_ask_an_engine_what_it_is_at_once_ask_it_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_versions", {})
+    host = Host(name="a", kind="docker", subdir="linux-64", image=DEBIAN)
+    asked: list[str | None] = []
+    real = engines._ask
+
+    def ask(url: str | None) -> dict[str, object]:
+        asked.append(url)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.5)  # until all of them have come
+        return real(url)
+
+    monkeypatch.setattr(engines, "_ask", ask)
+    with pytest.raises(KeyboardInterrupt):
+        engines.version(host, run)
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: engines.version(host, run), range(4), timeout=30))
+
+    assert len(asked) == 2
+    assert said[0]["KernelVersion"]
+    assert said[1:] == said[:1] * 3
+
+
 def certificates(folder: Path) -> None:
     """Make an authority, and a certificate of it that serves both sides."""
     openssl = shutil.which("openssl")

@@ -200,9 +200,11 @@ def _version(url: str | None, engine: str | None) -> dict[str, Any]:
     if not known:
         try:
             version.set_result(_ask(url))
-        except Exception as error:  # noqa: BLE001 # for all who wait; who comes later asks again
-            del _versions[url]
-            version.set_exception(_down(engine, error))
+        except BaseException as error:
+            _versions.pop(url, None)  # who comes later asks again
+            version.set_exception(_down(engine, error))  # for all who wait
+            if not isinstance(error, Exception):
+                raise
     return version.result()
 
 
