@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shlex
 import tarfile
 import time
@@ -86,11 +87,7 @@ if setsid true >/dev/null 2>&1; then _mb_new() { _mb_heed setsid "$@"; }
 else _mb_new() { _mb_heed bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
 if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
 """
-_ESCAPES = {
-    **{byte: f"\\{byte:03o}" for byte in (*range(32), *b"'\\", *range(127, 256))},
-    ord("\n"): "\n",
-    ord("%"): "%%",  # some make a percent sign of its number first, and then read it as one
-}
+_ODD = re.compile(r"[^ -~\n]|['\\\\]")
 _PROBLEMS: Mapping[str, tuple[str, str]] = {
     "bash": (
         "it has no bash, and recipes' tests need one",
@@ -122,7 +119,9 @@ def _as_format(data: bytes) -> str:
 
     The control shell's own printf writes it, where a decoder would be one more process.
     """
-    return f"'{data.decode('latin-1').translate(_ESCAPES)}'"
+    # Some make a percent sign of its number first, and then read it as one.
+    text = data.decode("latin-1").replace("%", "%%")
+    return "'" + _ODD.sub(lambda odd: f"\\{ord(odd[0]):03o}", text) + "'"
 
 
 class Transport(Protocol):
@@ -308,10 +307,9 @@ class ShellConnection:
         self._killed = self._ended = False
         self._is_job = False
         exit_marker = self._exit_marker(exit_nonce)
+        ends = shlex.quote(f"_mb_status=$?; {exit_marker}; {exit_marker} >&2")
         # A copy of the control shell runs it, so that the shell itself can give signs of life.
-        self._send(
-            f"{{ ( {script} )\n_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} </dev/null &\n"
-        )
+        self._send(f"{{ trap {ends} EXIT\n{script}\n}} </dev/null &\n")
         return self._to_its_end(self, timeout_s).stdout
 
     def _to_its_end(self, running: Running, timeout_s: float) -> CommandResult:

@@ -408,15 +408,19 @@ class DockerConnection(shells.ShellConnection):
                     response.close()
             self._attached = None
         if self._id:
-            with engines.gone_is_fine():
-                if ends:
-                    self._client.api.wait(self._id, patient(_END_S), condition="removed")
-            with engines.gone_is_fine():
-                self._client.api.remove_container(self._id, force=True, v=True)
+            if not (ends and self._removes_itself()):
+                with engines.gone_is_fine():
+                    self._client.api.remove_container(self._id, force=True, v=True)
             self._id = ""
         self._client.close()
         if self._overlay is not None:
             shutil.rmtree(self._overlay, ignore_errors=True)
+
+    def _removes_itself(self) -> bool:
+        with contextlib.suppress(Exception):
+            self._client.api.wait(self._id, patient(_END_S), condition="removed")
+            return True
+        return False
 
     def _end(self) -> bool:
         """Tell the shell to end, and the container with it; say whether one can wait for that.
