@@ -247,7 +247,12 @@ def _case(key: CheckKey, report: pytest.TestReport, call: pytest.CallInfo[None])
         check=check,
         outcome=outcome,
         cause=cause,
-        message=message,
-        stdout="\n".join(tail(report.capstdout))[:_MOST_TEXT],
-        stderr="\n".join(tail(said))[:_MOST_TEXT],
+        message=_plain(message),
+        stdout=_plain("\n".join(tail(report.capstdout))[:_MOST_TEXT]),
+        stderr=_plain("\n".join(tail(said))[:_MOST_TEXT]),
     )
+
+
+def _plain(text: str) -> str:
+    """Return a text that can be written: names of files may have bytes that are no characters."""
+    return text.encode(errors="backslashreplace").decode()

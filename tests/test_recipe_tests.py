@@ -147,6 +147,20 @@ def test_only_a_function_that_passed_whole_is_passed(tmp_path: Path) -> None:
     assert found["here", "tests/test_odd.py::test_in_part"] == ("skipped", "not-selected")
 
 
+def test_words_that_no_file_can_hold_end_no_run(tmp_path: Path) -> None:
+    said = "print('o\\ud800')\n    raise ValueError('x \\ud800 y')"
+    write(tmp_path, f"def test_odd():\n    {said}\n\ndef test_next():\n    pass\n")
+
+    ran = run(tmp_path, "--on", "here")
+
+    assert ran.status == 1, ran.out
+    report = tmp_path / "manualbuild-report"
+    found = results(report)
+    assert found["here", "tests/test_odd.py::test_odd"] == ("failed", "function")
+    assert found["here", "tests/test_odd.py::test_next"] == ("passed", "ok")
+    assert "x \\\\ud800 y" in (report / "results.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
