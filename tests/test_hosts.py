@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from conftest import quiet
 from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing
-from pytest_manualbuild.hosts import kept
+from pytest_manualbuild.hosts import engines, kept
+from pytest_manualbuild.hosts.attached import DockerTransport
 from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, collect
 from pytest_manualbuild.hosts.docker import DockerConnection
 from pytest_manualbuild.hosts.local import LocalConnection
@@ -441,6 +443,51 @@ def test_a_container_reaches_itself_by_name_and_another_only_where_the_matrix_sa
     assert without == [b"lo", b"127.0.0.1", b"::1", b"itself", b"refused"]
     assert sorted(with_it[:2]) == [b"eth0", b"lo"]
     assert with_it[2:] == without[1:]
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_a_container_that_takes_no_words_any_more_is_removed_without_waiting_for_it(
+    run: Run,
+) -> None:
+    there = hosts.provider("docker").start(DEBIAN, run, [], quiet)
+    assert isinstance(there, DockerConnection)
+    assert there._docker is not None
+    place, stream = there._id, there._docker._socket
+    client = engines.client(DEBIAN, run)
+    client.api.pause(place)
+    stream.settimeout(1)
+    with pytest.raises(HostLost):
+        there.put("/tmp/odd", {"odd": os.urandom(2_000_000)})
+    stream.settimeout(LONG_S)
+    began_s = time.monotonic()
+
+    there.close()
+
+    assert time.monotonic() - began_s < LONG_S / 2
+    assert client.api.containers(all=True, filters={"id": place}) == []
+    client.close()
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_a_container_that_the_engine_could_not_remove_by_itself_is_removed_once_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.keeps = True  # so that it does not end with its input
+    there = hosts.provider("docker").start(DEBIAN, run, [], quiet)
+    assert isinstance(there, DockerConnection)
+    place = there._id
+    failed = {"StatusCode": 0, "Error": {"Message": "device or resource busy"}}
+    monkeypatch.setattr(DockerTransport, "end", lambda _: True)
+    monkeypatch.setattr(there._client.api, "wait", lambda *_, **__: failed)
+
+    there.close()
+
+    client = engines.client(DEBIAN, run)
+    left = client.api.containers(all=True, filters={"id": place})
+    client.close()
+    assert left == []
 
 
 @pytest.mark.docker

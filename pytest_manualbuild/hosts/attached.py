@@ -29,6 +29,16 @@ class DockerTransport:
         """Write to the shell."""
         self._socket.sendall(data)
 
+    def end(self) -> bool:
+        """Tell the shell to end; False where it takes nothing now, which is not waited for."""
+        try:
+            if not select.select([], [self._socket], [], 0)[1]:
+                return False
+            self.send(b"exit\n")
+        except OSError:
+            return False
+        return True
+
     def receive(self, timeout_s: float) -> list[tuple[Stream, bytes]]:
         """Return what came from the shell, taken out of the engine's frames."""
         if not select.select([self._socket], [], [], timeout_s)[0]:

@@ -418,8 +418,8 @@ class DockerConnection(shells.ShellConnection):
 
     def _removes_itself(self) -> bool:
         with contextlib.suppress(Exception):
-            self._client.api.wait(self._id, patient(_END_S), condition="removed")
-            return True
+            said = self._client.api.wait(self._id, patient(_END_S), condition="removed")
+            return not said.get("Error")  # an engine answers as well when it could not remove it
         return False
 
     def _end(self) -> bool:
@@ -427,13 +427,7 @@ class DockerConnection(shells.ShellConnection):
 
         An engine that is to kill a container begins a program for it.
         """
-        if self._docker is None or not self._answered:
-            return False
-        try:
-            self._docker.send(b"exit\n")
-        except OSError:
-            return False
-        return True
+        return self._docker is not None and self._answered and self._docker.end()
 
 
 def _mount(overlay: Overlay, run: Run, docker: Any) -> Any:  # noqa: ANN401 # as in engines
