@@ -15,7 +15,8 @@ import vagrantfiles
 
 from conftest import command, manualbuild, quiet, recipe, results, run_pytest, write_package
 from pytest_manualbuild import hosts, matrix
-from pytest_manualbuild.errors import HostUnavailable, MatrixError
+from pytest_manualbuild.errors import HostLost, HostUnavailable, MatrixError
+from pytest_manualbuild.hosts import vagrant
 from pytest_manualbuild.hosts.runs import Run
 from pytest_manualbuild.model import Host
 
@@ -201,6 +202,30 @@ def test_without_vagrant_the_program_is_named(
 
     with pytest.raises(HostUnavailable, match=r"the program vagrant is not on PATH. Install"):
         hosts.provider("vagrant").probe(machine(tmp_path), run, quiet)
+
+
+def test_a_machine_that_is_lost_in_a_sweep_keeps_no_other_from_it(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def left_as_found(_run: Run, _vagrant: object, entry: dict[str, str]) -> list[str]:
+        found.append(entry["host"])
+        if len(found) == 1:
+            raise HostLost("its processes cannot be killed", remedy="Look at it.")
+        return []
+
+    monkeypatch.setattr(vagrant, "_left_as_found", left_as_found)
+    for name in ("one", "two"):
+        run.expect("vagrant", host=name, root=str(tmp_path), calls=str(tmp_path))
+
+    with pytest.raises(HostLost):
+        hosts.provider("vagrant").sweep(run)
+
+    assert found == ["one", "two"]
+    assert [entry["host"] for entry in run.made("vagrant")] == ["one"]
+    hosts.provider("vagrant").sweep(run)
+    assert run.made("vagrant") == []
 
 
 def test_the_keys_of_the_matrix() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from pytest_manualbuild import shells
-from pytest_manualbuild.errors import HostUnavailable
+from pytest_manualbuild.errors import HostError, HostUnavailable
 from pytest_manualbuild.hosts import ssh, ssh_cmd
 from pytest_manualbuild.hosts.base import Placement, Progress
 from pytest_manualbuild.hosts.openssh import Client, environment
@@ -70,7 +70,7 @@ class VagrantProvider:
     def sweep(self, run: Run) -> list[str]:
         """Leave each machine of a run as it was found: destroyed, halted, or running."""
         removed: list[str] = []
-        away: HostUnavailable | None = None
+        away: HostError | None = None
         for entry in run.made("vagrant"):
             if machine := _machines.pop((run.run_id, entry["host"]), None):
                 machine.unlock()
@@ -79,7 +79,7 @@ class VagrantProvider:
                 vagrant.end_call()
                 removed += _left_as_found(run, vagrant, entry)
                 run.gone(**entry)
-            except HostUnavailable as error:
+            except HostError as error:
                 away = error
         if away is not None:
             raise away
