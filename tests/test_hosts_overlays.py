@@ -72,3 +72,18 @@ def test_more_environments_than_one_overlay_can_have_are_all_there_for_each_host
 
 def numbers(said: bytes) -> Sequence[str]:
     return said.decode().split()
+
+
+@pytest.mark.parametrize(
+    ("engine", "variable", "here"),
+    [(None, None, True), (None, "", True), (None, "tcp://far:1", False), ("unix:///s", "x", True)],
+)
+def test_which_engines_see_the_folders_of_this_machine(
+    engine: str | None, variable: str | None, *, here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+    else:
+        monkeypatch.setenv("DOCKER_HOST", variable)
+
+    assert overlays.on_this_machine(engine) is here

@@ -95,7 +95,7 @@ def _overlays(layers: Sequence[_Layer], places: Sequence[tuple[str, str]]) -> li
 
 def on_this_machine(engine: str | None) -> bool:
     """Say whether an engine sees the folders of this machine."""
-    return (engine or os.environ.get("DOCKER_HOST", "unix://")).startswith("unix://")
+    return (engine or os.environ.get("DOCKER_HOST") or "unix://").startswith("unix://")
 
 
 def possible(paths: Iterable[str]) -> bool:
