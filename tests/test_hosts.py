@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from conftest import quiet
+from conftest import ROOT, quiet
 from pytest_manualbuild import hosts, shells
 from pytest_manualbuild.errors import HostLost, HostUnavailable
 from pytest_manualbuild.framing import Framing
+from pytest_manualbuild.hosts import docker as docker_hosts
 from pytest_manualbuild.hosts import engines, kept
 from pytest_manualbuild.hosts.attached import DockerTransport
-from pytest_manualbuild.hosts.base import Connection, Event, Exit, Mark, Output, collect
+from pytest_manualbuild.hosts.base import (
+    Connection,
+    Event,
+    Exit,
+    Mark,
+    Output,
+    collect,
+)
 from pytest_manualbuild.hosts.docker import DockerConnection
 from pytest_manualbuild.hosts.local import LocalConnection
 from pytest_manualbuild.hosts.runs import Run, dead_runs
@@ -488,6 +497,31 @@ def test_a_container_that_the_engine_could_not_remove_by_itself_is_removed_once_
     left = client.api.containers(all=True, filters={"id": place})
     client.close()
     assert left == []
+
+
+@pytest.fixture
+def forgetful(tmp_path: Path, engine: None) -> Iterator[Host]:
+    """A container behind an engine that forgets the first who waits for a removal."""
+    del engine
+    socket = f"{tmp_path}/engine.sock"
+    relay = [sys.executable, str(ROOT / "tests" / "relay.py"), socket, "condition=removed"]
+    with subprocess.Popen(relay, stdout=subprocess.PIPE) as between:
+        assert between.stdout is not None
+        between.stdout.readline()
+        yield replace(DEBIAN, engine=f"unix://{socket}")
+        between.kill()
+
+
+@pytest.mark.docker
+def test_an_engine_that_never_says_that_a_container_is_gone_is_asked_again(
+    forgetful: Host, run: Run
+) -> None:
+    there = hosts.provider("docker").start(forgetful, run, [], quiet)
+    began_s = time.monotonic()
+
+    there.close()
+
+    assert time.monotonic() - began_s < docker_hosts._END_S - 1
 
 
 @pytest.mark.docker

@@ -38,6 +38,8 @@ HOST_LABEL = "io.pytest-manualbuild.host"
 _GONE_S = 30
 _END_S = 5.0
 """How long a container may take to end and to be removed when its shell was told to end."""
+_ASK_S = 0.5
+"""How long the engine may take to say so, until it is asked again."""
 # An engine that makes no network writes no such file either; tests ask for both of these names.
 _HOSTS = """\
 _mb_name=
@@ -396,7 +398,7 @@ class DockerConnection(shells.ShellConnection):
 
     def close(self) -> None:
         """Remove the container with its volumes, and the folders of its overlays."""
-        ends = self._end() if self._id else False
+        ends = self._end()
         if self._docker is not None:
             self._docker.close()
             self._docker = None
@@ -417,8 +419,24 @@ class DockerConnection(shells.ShellConnection):
             shutil.rmtree(self._overlay, ignore_errors=True)
 
     def _removes_itself(self) -> bool:
-        with contextlib.suppress(Exception):
-            said = self._client.api.wait(self._id, patient(_END_S), condition="removed")
+        """Wait until the container is gone; say whether it is.
+
+        Who asks just when it was removed is never answered: the engine tells those who asked
+        before, and knows nothing of it to those who ask after (apocas/dockerode#596).
+        """
+        import docker  # noqa: PLC0415 # see __init__
+        import requests  # noqa: PLC0415 # see __init__
+
+        deadline = time.monotonic() + patient(_END_S)
+        while time.monotonic() < deadline:
+            try:
+                said = self._client.api.wait(self._id, _ASK_S, condition="removed")
+            except docker.errors.NotFound:
+                return True
+            except requests.Timeout:
+                continue
+            except Exception:  # noqa: BLE001 # whatever it is, it is not known to be gone
+                return False
             return not said.get("Error")  # an engine answers as well when it could not remove it
         return False
 
@@ -427,7 +445,7 @@ class DockerConnection(shells.ShellConnection):
 
         An engine that is to kill a container begins a program for it.
         """
-        return self._docker is not None and self._answered and self._docker.end()
+        return bool(self._id and self._docker and self._answered and self._docker.end())
 
 
 def _mount(overlay: Overlay, run: Run, docker: Any) -> Any:  # noqa: ANN401 # as in engines
