@@ -19,6 +19,7 @@ from pytest_manualbuild import (
     commits,
     evidence,
     hosts,
+    importing,
     matrix,
     narrowing,
     outfiles,
@@ -166,8 +167,9 @@ class Controller(Session):
 
     def waiting(self, status: str) -> None:
         """Show on a terminal what the hosts are doing."""
-        for name in ("html", "junit", "terminal"):
-            import_module(f"pytest_manualbuild.reports.{name}")  # slow; nothing else is to do now
+        with importing.past_pytest():
+            for name in ("html", "junit", "terminal"):  # slow; nothing else is to do now
+                import_module(f"pytest_manualbuild.reports.{name}")
         self._waited.show(status)
 
     def ask(self, key: CheckKey) -> CheckResult:

@@ -112,9 +112,12 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         )
     if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker gets the controller's plan
         _import_nothing_strange(early_config, folder)
-        from pytest_manualbuild import recipe as recipes  # noqa: PLC0415 # see the module's docstring
+        from pytest_manualbuild import importing  # noqa: PLC0415 # see the module's docstring
 
-        recipes.prepare()  # its process loads what it needs while this one does
+        with importing.past_pytest():
+            from pytest_manualbuild import recipe as recipes  # noqa: PLC0415 # likewise
+
+            recipes.prepare()  # its process loads what it needs while this one does
     # What is loaded from here on stays: looking for garbage in it takes a fiftieth of a short run.
     gc.disable()
 
@@ -139,14 +142,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config._rootpath = config.invocation_params.dir  # noqa: SLF001 # there is no public way
     # A warning in this process says nothing about a package: settings must not make it an error.
     config.addinivalue_line("filterwarnings", "default")
-    from pytest_manualbuild import controller  # noqa: PLC0415 # see the module's docstring
+    from pytest_manualbuild import importing  # noqa: PLC0415 # see the module's docstring
 
     if getattr(config.option, "xmlpath", None) is not None:
         # pytest's writer loses hosts and is green after an interruption: the file gets our report.
         config.option.mb_junitxml = str(Path(config.option.xmlpath).absolute())
         config.option.xmlpath = None
     try:
-        active = controller.begin(config)
+        with importing.past_pytest():
+            from pytest_manualbuild import controller  # noqa: PLC0415 # likewise
+
+            active = controller.begin(config)
     finally:
         gc.freeze()
         gc.enable()

@@ -31,6 +31,7 @@ ROAD = [
     {"gate"},
     {"targets", "copies", "upload", "attestations", "request", "published"},
     {
+        "importing",
         "scheduling",
         "nodes",
         "narrowing",
