@@ -83,12 +83,15 @@ class Journal:
         """
         self._path = path
         self._held: int | None = held
+        self._file = path.open("ab")
         self.run_id = run_id
         self._synced_s = 0.0
         self._write({"journal": PREDICATE, "run_id": run_id, "plan_sha256": plan_sha256})
 
     def close(self) -> None:
         """Let others use the folder; safe to call twice."""
+        with contextlib.suppress(OSError):  # `add` said so of what could not be written
+            self._file.close()
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
@@ -99,12 +102,11 @@ class Journal:
 
     def _write(self, value: object) -> None:
         try:
-            with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(value, order="sorted") + b"\n")
-                file.flush()
-                if time.monotonic() - self._synced_s > SYNC_S:
-                    os.fsync(file.fileno())
-                    self._synced_s = time.monotonic()
+            self._file.write(msgspec.json.encode(value, order="sorted") + b"\n")
+            self._file.flush()
+            if time.monotonic() - self._synced_s > SYNC_S:
+                os.fsync(self._file.fileno())
+                self._synced_s = time.monotonic()
         except OSError as error:
             raise _unwritable(self._path, error) from error
 

@@ -105,7 +105,9 @@ class Environments:
             asked_s = time.monotonic()
             progress("solving")
             solution = self._solve(artifact, index, channel, requires, virtual_packages, subdir)
-            prefix, notes = self._place(artifact, solution["packages"], placement.root, subdir)
+            prefix, notes = self._place(
+                artifact, solution["packages"], placement.root, subdir, paths
+            )
             with self._turns.of(placement.root if placement.in_place else prefix):
                 progress(f"linking {len(solution['packages'])} packages")
                 path = self._linked(artifact, solution, subdir, prefix, paths, placement, asked_s)
@@ -165,12 +167,14 @@ class Environments:
         alone = not requires and all(spec.startswith("__") for spec in depends)
         others = [] if alone else [_channel(one) for one in self._channels]
         common = [] if alone else self.packages.common_channel(subdir)
+        # Where it asks nothing of a host, it is solved once for all of them.
+        bound = not alone or "__" in json.dumps([index.get("depends"), index.get("constrains")])
         asked = {
             "index": index,
             "channels": [*([channel] if channel else []), *common, *others],
             "specs": [*ours, *requires],
             "subdir": subdir,
-            "virtual_packages": list(virtual_packages),
+            "virtual_packages": list(virtual_packages) if bound else [],
         }
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         # A solution lives in the child that found it, and goes with it.
@@ -220,7 +224,12 @@ class Environments:
                 )
 
     def _place(
-        self, artifact: Artifact | None, packages: list[dict[str, Any]], root: str, subdir: str
+        self,
+        artifact: Artifact | None,
+        packages: list[dict[str, Any]],
+        root: str,
+        subdir: str,
+        paths: list[dict[str, Any]],
     ) -> tuple[str, tuple[str, ...]]:
         """Check the packages' files and find their prefix: once for hosts with one solution."""
         sha256 = artifact.sha256 if artifact is not None else ""
@@ -229,7 +238,8 @@ class Environments:
             if key not in self._placed:
                 files.check_files(packages, artifact)
                 find = on_windows if subdir.startswith("win-") else padded
-                self._placed[key] = find(root, packages)
+                linked = [one for one in paths if one.get("path_type") != files.INFO]
+                self._placed[key] = find(root, packages, {sha256: linked})
         return self._placed[key]
 
     def _linked(

@@ -22,7 +22,7 @@ from pytest_manualbuild.package import archive
 
 LEAVE_ALONE = "Leave the packages alone during a run, and run again."
 """What to do where a package changed."""
-_INFO = "info"
+INFO = "info"
 """The ``path_type`` that files of ``info/`` have here: they are unpacked, and linked nowhere."""
 _SHARE = 256
 """Files of a package that are worth a thread when they are hashed."""
@@ -52,7 +52,7 @@ def private_channel(
     info = []
     for name, content in archive.info_members(path):
         sha256 = hashlib.sha256(content).hexdigest()
-        info.append({"_path": name, "path_type": _INFO, "sha256": sha256})
+        info.append({"_path": name, "path_type": INFO, "sha256": sha256})
         if name == "info/index.json":
             index = json.loads(content)
         elif name == "info/paths.json":
@@ -137,18 +137,20 @@ def first_difference(
     """
     wanted = []
     for entry in paths:
-        if entry.get("path_type") not in ("hardlink", _INFO):
+        if entry.get("path_type") not in ("hardlink", INFO):
             continue
         name = entry["_path"]
         # Of noarch packages python decides where these go.
         noarch = name.startswith(("site-packages/", "python-scripts/"))
-        elsewhere = noarch or entry.get("prefix_placeholder") or entry["path_type"] == _INFO
+        elsewhere = noarch or entry.get("prefix_placeholder") or entry["path_type"] == INFO
         folder = unpacked if elsewhere else prefix
         if folder:
             wanted.append((str(name), folder / name, entry.get("sha256")))
     share = max(_SHARE, -(-len(wanted) // (os.cpu_count() or 1)))
     shares = [wanted[begin : begin + share] for begin in range(0, len(wanted), share)]
-    with ThreadPoolExecutor(max(1, len(shares))) as pool:
+    if len(shares) < 2:  # noqa: PLR2004 # a thread would take longer
+        return _first_wrong(wanted)
+    with ThreadPoolExecutor(len(shares)) as pool:
         return next(filter(None, pool.map(_first_wrong, shares)), "")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,14 +26,20 @@ def below(root: str, prefix: str) -> str:
     return PureWindowsPath(prefix).relative_to(PureWindowsPath(root).parent).as_posix()
 
 
-def on_windows(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
+Known = Mapping[str, list[dict[str, Any]]]
+"""What is known already of packages: the entries of their files, by sha256 of the package."""
+
+
+def on_windows(
+    root: str, packages: list[dict[str, Any]], known: Known
+) -> tuple[str, tuple[str, ...]]:
     """Return the prefix below ``root`` on Windows: not padded, as conda-build has it there.
 
     Raises Uninstallable for a file whose path would be too long.
     """
     prefix = f"{root}\\_test_env"
     for one in packages:
-        for entry in _entries(one):
+        for entry in _entries(one, known):
             size = len(prefix) + 1 + len(str(entry["_path"]))
             if size > LONGEST_PATH:
                 raise Uninstallable(
@@ -44,12 +50,12 @@ def on_windows(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[st
     return prefix, ()
 
 
-def padded(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, ...]]:
+def padded(root: str, packages: list[dict[str, Any]], known: Known) -> tuple[str, tuple[str, ...]]:
     """Return the padded prefix below ``root``, shorter where a package cannot take it."""
     length = PREFIX_LENGTH
     notes: tuple[str, ...] = ()
     for one in packages:
-        short = min(_placeholders(one), default=length)
+        short = min(_placeholders(one, known), default=length)
         if short < length:
             length = short
             note = (
@@ -71,16 +77,19 @@ def padded(root: str, packages: list[dict[str, Any]]) -> tuple[str, tuple[str, .
     return prefix, notes
 
 
-def _placeholders(described: dict[str, Any]) -> Iterator[int]:
+def _placeholders(described: dict[str, Any], known: Known) -> Iterator[int]:
     """Yield the lengths of the placeholders in the binaries of a local package."""
-    for entry in _entries(described):
+    for entry in _entries(described, known):
         if entry.get("prefix_placeholder") and entry.get("file_mode") == "binary":
             yield len(str(entry["prefix_placeholder"]))
 
 
-def _entries(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _entries(described: dict[str, Any], known: Known) -> Iterator[dict[str, Any]]:
     """Yield what a local package says of its files."""
     if not described["url"].startswith("file://"):
+        return
+    if described["sha256"] in known:
+        yield from known[described["sha256"]]
         return
     path = Path(unquote(urlsplit(described["url"]).path))
     for name, content in archive.info_members(path):

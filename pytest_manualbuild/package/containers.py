@@ -26,6 +26,7 @@ from pytest_manualbuild.errors import ArtifactError, UnsafeArchive
 STEP = 1 << 20
 MOST_READ = 1 << 16
 """Bytes that ``tarfile`` may ask for at once: a header, or the long names before one."""
+_SMALL = 1 << 16
 _LONGEST = 1024  # characters of a path that macOS can open
 _DEEPEST = 100
 _MOST_METADATA = 1 << 16
@@ -151,7 +152,7 @@ def parts(
     libraries for what is broken.
     """
     if not path.name.endswith(".conda"):
-        with closing(_ahead(_unbz2(path, file, budget))) as steps:
+        with closing(_ahead(_unbz2(path, file, budget), path.stat().st_size)) as steps:
             yield "", Stream(steps)
         return
     stem = path.name.removesuffix(".conda")
@@ -163,19 +164,24 @@ def parts(
             _check_layout(path, file, container)
         _check_metadata(container)
         for part in ("info", "pkg"):
+            member = container.getinfo(f"{part}-{stem}.tar.zst")
             with (
-                container.open(f"{part}-{stem}.tar.zst") as packed,
-                closing(_ahead(_unzstd(path, packed, budget))) as steps,
+                container.open(member) as packed,
+                closing(_ahead(_unzstd(path, packed, budget), member.file_size)) as steps,
             ):
                 yield part, Stream(steps)
 
 
-def _ahead(steps: Iterator[bytes]) -> Generator[bytes]:
+def _ahead(steps: Iterator[bytes], packed: int) -> Generator[bytes]:
     """Unpack the next step while this one is looked at: the libraries need no interpreter.
 
-    To be closed, not left to the garbage collector: it may come while the very thread that
-    would be waited for holds a lock of ``threading``'s, and wait for ever.
+    Where little is ``packed``, in bytes, a thread would take longer than it saves. To be closed,
+    not left to the garbage collector: it may come while the very thread that would be waited for
+    holds a lock of ``threading``'s, and wait for ever.
     """
+    if packed < _SMALL:
+        yield from steps
+        return
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, steps, b"")
         while step := following.result():
