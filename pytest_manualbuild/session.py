@@ -85,7 +85,11 @@ class Session:
             command=self.command,
             ask=self.ask,
         )
-        items[:] = session.genitems(root)
+        # Hosts work side by side: in this order no result lies about until another host is done.
+        position = {one.artifact.key: number for number, one in enumerate(self.plan.packages)}
+        found = [item for item in session.genitems(root) if isinstance(item, CheckItem)]
+        found.sort(key=lambda item: position[item.key[1]])
+        items[:] = found
         if self.functions is not None:
             items += self.functions.items(session, root)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import builder
 import pytest
 
 from conftest import (
@@ -152,6 +153,35 @@ def test_collect_only_touches_nothing(tmp_path: Path) -> None:
 
     assert (ran.status, "recipe::here::odd::commands-0" in ran.out) == (0, True), ran.out
     assert not (tmp_path / "manualbuild-report").exists()
+
+
+def test_hosts_that_work_side_by_side_are_reported_side_by_side(tmp_path: Path) -> None:
+    outputs = "outputs:\n" + "".join(
+        f"  - name: {name}\n    build:\n      noarch: generic\n    test:\n      commands:\n"
+        "        - echo one\n        - echo two\n"
+        for name in ("odd", "even")
+    )
+    write_package(tmp_path, outputs, name="both")
+    for name in ("odd", "even"):
+        built = builder.Built(
+            recipe=None,
+            files={f"share/{name}": builder.Staged(data=b"x")},
+            subdir="noarch",
+            name=name,
+            version="1",
+        )
+        builder.write(built, tmp_path / "built", ".conda")
+    (tmp_path / "local.toml").write_text("[hosts.a]\nkind = 'local'\n[hosts.b]\nkind = 'local'\n")
+
+    ran = run_local(tmp_path, "--artifacts", "built", "-v")
+
+    assert ran.status == 0, ran.out
+    said = re.findall(r"^recipe::(\w)::(\w+)::(\w+)-?\d* PASSED", ran.out, re.MULTILINE)
+    order = [(package, host) for host, package, _ in said]
+    assert list(dict.fromkeys(order)) == [
+        ("even", "a"), ("even", "b"), ("odd", "a"), ("odd", "b")
+    ]  # fmt: skip
+    assert order == sorted(order)
 
 
 def test_the_default_matrix_is_not_enough_for_the_gate(tmp_path: Path) -> None:
