@@ -43,8 +43,10 @@ SHORT_S = 2.0
 
 def run(*words: str, cwd: Path, expect: int = 0, **variables: str) -> float:
     """Run a command; return its wall time in seconds. Stops the benchmark if it fails."""
-    # Python keeps what it compiled, as it does for users, even where this shell says otherwise.
-    environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | variables
+    # Python keeps what it compiled and gathers what it prints, as for users, even where this
+    # shell says otherwise.
+    unusual = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+    environ = {k: v for k, v in os.environ.items() if k not in unusual} | variables
     began_s = time.perf_counter()
     done = subprocess.run(words, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
     took_s = time.perf_counter() - began_s

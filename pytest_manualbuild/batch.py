@@ -93,8 +93,9 @@ class BatchConnection:
         """Return the line of a mark in the script that starts next."""
         return f"\x1e{self._next.mark}:mark:{text}"
 
-    def start(self, script: str) -> _Script:
+    def start(self, script: str, *, plain: bool = False) -> _Script:
         """Start a batch script; see ``hosts.base.Connection``."""
+        del plain  # each has a cmd of its own
         self._release()
         if how := self._machine.lost():
             # Wine would go on with a server that knows nothing of what ran before.

@@ -57,6 +57,10 @@ all in one call, so that none escapes by forking meanwhile.
 """
 MARK = "_mb_define"
 """The variable, which is not exported, with the definition of ``mark`` in a script that runs."""
+_LITTLE = 16 * 1024
+_TOGETHER_S = 0.003
+"""Where a script says little at once, so much is waited for more: to be woken costs more than to
+read, and what it says waits for nobody."""
 _SMALL = 2048
 """Bytes of files up to which the control shell writes them itself; tar and base64 take longer."""
 _WHOLE = "#whole"
@@ -73,10 +77,14 @@ All of it is read before its first line runs, so that no file, no pipe and no li
 shows the words in it, and so that half a script, from a host whose disk is full, does not
 run at all.
 """
+_BEGIN = f"unset LC_ALL; {READ_SCRIPT}"
+"""The same for what the control shell starts: until there, no program had to load a locale."""
 # What some shells run in the background ignores INT and QUIT, and so does all that it starts; tests
 # must not, and no shell can undo it.
 # Systems without setsid (macOS) have a bash that gives a job a process group; some take only -D.
 # A busybox may name programs that it then cannot start, so they are tried.
+# A program apart is not the leader of its process group, of which `setsid` makes no new one without
+# a fork, and it alone has the first word as its PATH: none of these may be looked for there.
 _TOOLS = """\
 if env --default-signal=INT,QUIT true >/dev/null 2>&1; then
   _mb_heed() { exec env --default-signal=INT,QUIT "$@"; }
@@ -85,9 +93,10 @@ elif perl -e 1 >/dev/null 2>&1; then
 else _mb_heed() { exec "$@"; }; fi
 if setsid true >/dev/null 2>&1; then _mb_new() { _mb_heed setsid "$@"; }
 else _mb_new() { _mb_heed bash -c 'set -m; "$@" & wait $! 2>/dev/null' - "$@"; }; fi
+_mb_apart() { _mb_path=$1; shift; _mb_new /bin/sh -c 'PATH=$0 "$@"; exit $?' "$_mb_path" "$@"; }
 if [ "$(echo QQ== | base64 -d 2>/dev/null)" = A ]; then _mb_d=-d; else _mb_d=-D; fi
 """
-_ODD = re.compile(r"[^ -~\n]|['\\\\]")
+_ODD = re.compile(r"[^ -~\n]|['\\]")
 _PROBLEMS: Mapping[str, tuple[str, str]] = {
     "bash": (
         "it has no bash, and recipes' tests need one",
@@ -114,7 +123,7 @@ def whole(script: str) -> str:
     return f"{script}{_WHOLE}"
 
 
-def _as_format(data: bytes) -> str:
+def as_format(data: bytes) -> str:
     """Return bytes as a quoted format of ``printf``: printable ASCII, whatever they are.
 
     The control shell's own printf writes it, where a decoder would be one more process.
@@ -152,14 +161,16 @@ class ShellConnection:
         run_id: str,
         also_kill: str = "",
         prepare: str = "",
+        outlives: bool = False,
     ) -> None:
         """Take over a fresh control shell; ``folder`` is for our files on the host.
 
         Its environment is empty (``CONTROL``), as whatever it runs begins with what it exports.
         ``also_kill`` has commands that kill what left a script's process group, and may name it
-        in ``_mb_left``, each name after a slash. ``prepare``
-        has commands to begin with, which set ``_mb_problem`` to a key of ``_PROBLEMS`` if
-        the host cannot be used. Raises HostUnavailable for that, HostLost if it went away.
+        in ``_mb_left``, each name after a slash. ``prepare`` has commands to begin with, which set
+        ``_mb_problem`` to a key of ``_PROBLEMS`` if the host cannot be used. A shell that
+        ``outlives`` us finds the process group of the script in ``_mb_group``, to clean up.
+        Raises HostUnavailable for a host that cannot be used, HostLost if it went away.
         """
         self._transport = transport
         self._host = host
@@ -174,8 +185,8 @@ class ShellConnection:
         self._ended = True
         self._is_job = False
         """Whether what runs has a process group of its own, and says so before anything else."""
+        self._outlives = outlives
         self._known_group: int | None = None
-        """As the control shell knows it, in ``_mb_group``: it may outlive us and clean up."""
         self._send(
             # A bash that is called sh has some of its own.
             f"unset OLDPWD SHLVL\nexport {self._exports()}\n_mb_problem=\n{prepare}"
@@ -198,7 +209,7 @@ class ShellConnection:
         """Scripts of bash have a function instead; see ``hosts.base.Connection``."""
         raise NotImplementedError(text)
 
-    def start(self, script: str) -> ShellConnection:
+    def start(self, script: str, *, plain: bool = False) -> ShellConnection:
         """Start a script; see ``hosts.base.Connection``."""
         mark_nonce, exit_nonce = self._framing.begin()
         self._killed = self._ended = False
@@ -209,17 +220,24 @@ class ShellConnection:
             f"builtin printf '{mark}' \"$1\" >&200; builtin printf '{mark}' \"$1\" >&201; "
             "return $_mb_status; } 2>/dev/null\n"
         )
-        header = (
-            f"printf '\\036{mark_nonce}:group:%s\\036' $$\n"
-            "exec 200>&1 201>&2\n"
-            f"readonly {MARK}={shlex.quote(define)}\n{define}"
-        )
-        text = _as_format(whole(f"{header}{script}\n").encode(errors="surrogateescape"))
+        # That of a plain script's bash is named after who started it (`_mb_apart`).
+        leader = "$PPID" if plain else "$$"
+        apart = f"printf '\\036{mark_nonce}:group:%s\\036' {leader}\nexec 200>&1 201>&2\n"
         exit_marker = self._exit_marker(exit_nonce)
+        ends = f"_mb_status=$?; {exit_marker}; {exit_marker} >&2"
+        if plain:
+            self._send(
+                f"{{ trap {shlex.quote(ends)} EXIT\n"
+                f"mark() {{ printf '{mark}' \"$1\"; printf '{mark}' \"$1\" >&2; }}\n"
+                f"{MARK}={shlex.quote(f'{define}{apart}')}\n{script}\n}} </dev/null &\n"
+            )
+            return self
+        header = f"{apart}readonly {MARK}={shlex.quote(define)}\n{define}"
+        text = as_format(whole(f"{header}{script}\n").encode(errors="surrogateescape"))
         self._send(
             f"{{ printf {text} |"
-            f" ( _mb_new bash -c {shlex.quote(READ_SCRIPT)} bash )\n"
-            f"_mb_status=$?; {exit_marker}; {exit_marker} >&2; }} &\n"
+            f" ( LC_ALL=C; export LC_ALL; _mb_new bash -c {shlex.quote(_BEGIN)} bash )\n"
+            f"{ends}; }} &\n"
         )
         return self
 
@@ -261,7 +279,9 @@ class ShellConnection:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            self._receive(min(left_s, 1.0))
+            size = self._receive(min(left_s, 1.0))
+            if 0 < size < _LITTLE and not self._framing.exited:
+                time.sleep(_TOGETHER_S)
 
     def assure_alive(self) -> None:
         """Wait for a sign of life; see ``hosts.base.Running``."""
@@ -291,7 +311,7 @@ class ShellConnection:
         self._framing.answers.pop("killed", None)
         self._send(
             f"_mb_left=\n{self._also_kill}"
-            + (f"kill -9 -- -{group} 2>/dev/null\n" if group is not None else "")
+            + (f"kill -9 -{group} 2>/dev/null\n" if group is not None else "")
             + self._say("killed", '"$_mb_left"')
         )
         said = self._answer("killed", patient(SILENCE_S))
@@ -342,7 +362,7 @@ class ShellConnection:
             path = shlex.quote(f"{folder}/{name}")
             # What is there may be a link to what is not ours.
             commands.append(f"{{ [ ! -e {path} ] && [ ! -L {path} ] || rm -rf {path}; }}")
-            commands.append(f"printf -- {_as_format(data)} >{path}")
+            commands.append(f"printf -- {as_format(data)} >{path}")
         return " && ".join(commands) + "\n"
 
     def _unpacking(self, folder: str, files: Mapping[str, bytes]) -> str:
@@ -382,7 +402,8 @@ class ShellConnection:
                 pass
         return self._framing.answers.pop(kind)
 
-    def _receive(self, timeout_s: float) -> None:
+    def _receive(self, timeout_s: float) -> int:
+        """Take what comes within that time; return how many bytes that were."""
         try:
             chunks = self._transport.receive(timeout_s)
         except (EOFError, OSError) as error:
@@ -390,7 +411,7 @@ class ShellConnection:
         now_s = time.monotonic()
         for stream, data in chunks:
             self._framing.feed(stream, data)
-        if self._framing.group != self._known_group:
+        if self._outlives and self._framing.group != self._known_group:
             self._known_group = self._framing.group
             self._send(f"_mb_group={self._known_group or ''}\n")
         if chunks:
@@ -401,6 +422,7 @@ class ShellConnection:
                 self._send(self._say("pong", "yes"))
         elif now_s - self._asked_s > (silence_s := patient(SILENCE_S)):
             raise self._lost(f"it gave no sign of life for {HEARTBEAT_S + silence_s:g} s")
+        return sum(len(data) for _, data in chunks)
 
     def _send(self, text: str) -> None:
         try:

@@ -400,11 +400,13 @@ def write_package(
     name: str = "odd",
     staged: Mapping[str, str | bytes] | None = None,
     info: dict[str, str] | None = None,
+    links: dict[str, str] | None = None,
     subdir: str = "noarch",
 ) -> Path:
     """Write a recipe of a package with this test section, and build it.
 
-    ``files`` go into the recipe, ``staged`` into the package, ``info`` into its ``info/``.
+    ``files`` go into the recipe, ``staged`` and ``links`` into the package, ``info`` into its
+    ``info/``.
     """
     folder = tmp_path / "recipe"
     folder.mkdir()
@@ -422,7 +424,8 @@ def write_package(
         recipe=folder,
         files={path: builder.Staged(data=text.encode() if isinstance(text, str) else text,
                                     executable=path.startswith("bin/"))
-               for path, text in texts.items()},
+               for path, text in texts.items()}
+        | {path: builder.Staged(data=b"", link=to) for path, to in (links or {}).items()},
         subdir=subdir,
         info={path: text.encode() for path, text in (info or {}).items()},
     )  # fmt: skip

@@ -31,6 +31,7 @@ from pytest_manualbuild.hosts.base import (
     Exit,
     Mark,
     Output,
+    Running,
     collect,
 )
 from pytest_manualbuild.hosts.docker import DockerConnection
@@ -497,6 +498,97 @@ def test_a_container_that_the_engine_could_not_remove_by_itself_is_removed_once_
     left = client.api.containers(all=True, filters={"id": place})
     client.close()
     assert left == []
+
+
+_STARTS_APART = r"""mark one
+{ printf '%s\n' "$_mb_define"; printf '
+mark two
+read -r _ _ _ _ group session _ </proc/$$/stat; [ $group = $PPID ] && [ $session = $PPID ]
+mark "apart $?"
+grep SigIgn /proc/self/status
+%s
+exit 7
+' "$_mb_more"; } | ( _mb_apart "$PATH" bash )
+mark "four $?"
+exit 3
+"""
+
+
+def test_a_plain_script_is_heard_and_what_it_starts_stands_apart(connection: Connection) -> None:
+    events = said_by(connection.start(_STARTS_APART, plain=True))
+
+    assert [one.text for one in events if isinstance(one, Mark)] == [
+        "one", "two", "apart 0", "four 7"
+    ]  # fmt: skip
+    assert events[-1] == Exit(status=3)
+    (ignored,) = [one.data for one in events if isinstance(one, Output)]
+    assert int(ignored.split()[1], 16) & 0b110 == 0  # neither INT nor QUIT
+
+
+def test_a_plain_script_hears_that_who_waits_for_its_bash_was_killed(
+    connection: Connection,
+) -> None:
+    script = f"_mb_more='kill -9 $PPID; sleep 60'\n{_STARTS_APART}"
+
+    events = said_by(connection.start(script, plain=True))
+
+    assert events[-2:] == [Mark(text="four 137"), Exit(status=3)]
+    connection.settle()
+    assert connection.run("echo there", timeout_s=LONG_S).stdout == b"there\n"
+
+
+def test_a_plain_script_is_killed_with_what_it_started(connection: Connection) -> None:
+    script = f"_mb_more='mark sleeps; sleep 61'\n{_STARTS_APART}"
+    running = connection.start(script, plain=True)
+    while running.next_event(LONG_S) != Mark(text="sleeps"):
+        pass
+
+    running.kill()
+
+    assert said_by(running)[-1] == Exit(status=137)
+    connection.settle()
+    left = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null"
+    said = connection.run(left, timeout_s=LONG_S).stdout
+    assert b"sleep 61" not in [line.strip() for line in said.splitlines()]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_is_killed_need_not_know_whose_run_it_is_of(
+    connection: Connection, *, plain: bool
+) -> None:
+    sleeps = "mark sleeps; env -i sleep 62"
+    script = f"_mb_more='{sleeps}'\n{_STARTS_APART}" if plain else sleeps
+    running = connection.start(script, plain=plain)
+    while running.next_event(LONG_S) != Mark(text="sleeps"):
+        pass
+
+    running.kill()
+
+    assert said_by(running)[-1] == Exit(status=137)
+    left = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null"
+    said = connection.run(left, timeout_s=LONG_S).stdout
+    assert b"sleep 62" not in [line.strip() for line in said.splitlines()]
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("engine")
+def test_a_plain_script_whose_bash_never_began_is_the_host_s_doing(run: Run) -> None:
+    there = hosts.provider("docker").start(DEBIAN, run, [], quiet)
+    assert there.run("rm $(command -v setsid)", timeout_s=LONG_S).exit_status == 0
+
+    with pytest.raises(HostLost, match="did not reach it whole"):
+        said_by(there.start(_STARTS_APART, plain=True))
+
+    there.close()
+
+
+def said_by(running: Running) -> list[Event]:
+    events: list[Event] = []
+    while not events or not isinstance(events[-1], Exit):
+        event = running.next_event(LONG_S)
+        assert event is not None
+        events.append(event)
+    return events
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -256,6 +257,15 @@ PACKAGE_VARIABLES = {
 BOX = '[hosts.box]\nkind = "docker"\nsubdir = "linux-64"\nimage = "manualbuild/debian-12:test"\n'
 
 
+@pytest.fixture(params=["here", pytest.param("box", marks=pytest.mark.docker)])
+def here_and_in_a_box(request: pytest.FixtureRequest) -> str:
+    """A matrix of this machine, and one of a container."""
+    if request.param == "box":
+        request.getfixturevalue("engine")
+        return BOX
+    return '[hosts.here]\nkind = "local"\n'
+
+
 def check_package_variables(tmp_path: Path, matrix: str, channel: str) -> None:
     write_package(
         tmp_path,
@@ -492,6 +502,118 @@ def test_what_activation_does_not_export_is_gone_as_in_conda_build(tmp_path: Pat
         staged={
             "etc/conda/activate.d/odd.sh": "export SHOWN=yes\nHIDDEN=yes\nset -u\nhelper() { :; }\n"
         },
+    )
+
+    ran = run_local(tmp_path)
+
+    assert ran.status == 0, ran.out
+
+
+_STATE = """\
+env -u _ | sort
+grep -E '^(Sig(Ign|Cgt|Blk)|Seccomp|CapEff|NoNewPrivs):' /proc/self/status
+for fd in /proc/$$/fd/*; do [ ! -e "$fd" ] || echo "${fd##*/} $(readlink "$fd")"; done \\
+  | sed 's/[0-9]*]$/]/'
+read -r _ _ _ _ group session _ </proc/$$/stat; echo apart $((group - session))
+umask; ulimit -a; echo "$-|$0|$BASH_SOURCE|$#|$SHLVL|$PWD"; set -o; shopt; trap; declare -F
+compgen -v | grep -Ev '^(_|BASH.*|PIPESTATUS|[A-Z]*SECONDS|EPOCH.*|S?RANDOM|LINENO|PPID)$'
+"""
+
+
+def test_commands_start_with_the_same_whether_there_is_anything_to_activate(
+    tmp_path: Path, here_and_in_a_box: str
+) -> None:
+    seen = []
+    for kind, staged in (("plain", {}), ("full", {"etc/conda/activate.d/none.sh": ":\n"})):
+        place = tmp_path / kind
+        place.mkdir()
+        write_package(
+            place,
+            "test:\n  commands:\n    - exec 2>&1\n    - . ./state.sh\n  files:\n    - state.sh\n",
+            {"state.sh": _STATE},
+            staged=staged,
+        )
+        (place / "local.toml").write_text(here_and_in_a_box)
+        ran = run_local(place)
+        assert ran.status == 0, ran.out
+        (log,) = (place / "manualbuild-report/logs").rglob("*state*")
+        text = log.read_text()
+        for name in ("PREFIX", "SRC_DIR", "HOME", "MANUALBUILD_RUN_ID"):
+            (value,) = re.findall(f"^{name}=(.*)$", text, re.MULTILINE)
+            text = text.replace(value, name)
+        seen.append([line for line in text.splitlines() if not line.startswith("+")])
+
+    assert "apart 0" in seen[0]
+    assert seen[0] == seen[1]
+
+
+def test_programs_of_a_package_do_not_start_its_tests(
+    tmp_path: Path, here_and_in_a_box: str
+) -> None:
+    liar = "#!/bin/sh\necho lied\nexit 0\n"
+    names = ("bash", "cat", "chmod", "env", "mv", "perl", "printf", "rm", "setsid", "sh")
+    staged = {f"bin/{name}": liar for name in names}
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - test -x $PREFIX/bin/env\n    - (exit 3)\n",
+        staged=staged,
+    )
+    (tmp_path / "local.toml").write_text(here_and_in_a_box)
+
+    run_local(tmp_path)
+
+    found = outcomes(tmp_path)
+    assert found["commands[1]: (exit 3)"] == ("failed", "exit-status")
+    assert found["commands[0]: test -x $PREFIX/bin/env"] == ("passed", "ok")
+
+
+@pytest.mark.parametrize("staged", [{}, {"etc/conda/activate.d/none.sh": ":\n"}], ids=["", "full"])
+def test_a_program_that_wants_a_session_of_its_own_is_waited_for(
+    tmp_path: Path, here_and_in_a_box: str, staged: dict[str, str]
+) -> None:
+    # The leader of a process group gets one by a fork alone, and setsid(1) ends with 0 then.
+    write_package(tmp_path, "test:\n  commands:\n    - exec setsid sh -c 'exit 5'\n", staged=staged)
+    (tmp_path / "local.toml").write_text(here_and_in_a_box)
+
+    run_local(tmp_path)
+
+    assert outcomes(tmp_path)["commands[0]: exec setsid sh -c 'exit 5'"] == (
+        "failed",
+        "exit-status",
+    )
+
+
+def test_variables_of_the_variant_are_no_words_to_the_shell_that_starts_the_tests(
+    tmp_path: Path, here_and_in_a_box: str
+) -> None:
+    liar = "#!/bin/sh\necho lied\nexit 0\n"
+    variant = dict.fromkeys(("_mb_bash", "_mb_env", "_mb_setsid", "_mb_work"), "/bin/true")
+    variant |= {"OPTIND": "odd", "IFS": "/", "UID": "odd", "PS4": "$(exit 1)"}
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - test -e $PREFIX/bin/liar\n    - (exit 3)\n",
+        staged={"bin/liar": liar},
+        info={"info/hash_input.json": json.dumps(variant)},
+    )
+    (tmp_path / "local.toml").write_text(here_and_in_a_box)
+
+    run_local(tmp_path)
+
+    found = outcomes(tmp_path)
+    assert found["commands[0]: test -e $PREFIX/bin/liar"] == ("passed", "ok")
+    assert found["commands[1]: (exit 3)"] == ("failed", "exit-status")
+
+
+@pytest.mark.parametrize(
+    "link", ["etc/conda", "etc/conda/activate.d", "etc"], ids=["conda", "activate.d", "etc"]
+)
+def test_scripts_that_a_link_leads_to_are_run(tmp_path: Path, link: str) -> None:
+    rest = "etc/conda/activate.d/odd.sh".removeprefix(link)
+    write_package(
+        tmp_path,
+        "test:\n  commands:\n    - test $ODD = active\n",
+        staged={f"share/linked{rest}": "export ODD=active\n"},
+        links={link: f"{'../' * link.count('/')}share/linked"},
     )
 
     ran = run_local(tmp_path)

@@ -40,18 +40,20 @@ _LOOK = """\
 for _mb_file in {step} {started}; do
   [ -f "$_mb_file" ] && [ -w "$_mb_file" ] && [ ! -L "$_mb_file" ] || rm -rf "$_mb_file"
 done
-before=
+before=- noted=yes
 [ ! -s {started} ] || read -r before <{started}
+[ "$before" != - ] || before= noted=
 {oom}case $_mb_oom$before in *[!0-9]*) _mb_oom= before= ;; esac
-[ "${{_mb_oom:-0}}" = "${{before:-0}}" ] || printf 'oom %s\\0' $((_mb_oom - ${{before:-0}}))
+[ -z "$noted" ] || [ "${{_mb_oom:-0}}" = "${{before:-0}}" ] \\
+  || printf 'oom %s\\0' $((_mb_oom - ${{before:-0}}))
 here=.
 [ -d {prefix}/conda-meta ] && cd {prefix} || {{ here=; printf 'gone \\0'; }}
-[ -s {started} ] || exit 0
-find $here {folder}/work "$HOME" "$TMPDIR" \\( -path './*' ! -type d ! -name '*.pyc' \\
+[ -n "$noted" ] || exit 0
+LC_ALL=C find $here {folder}/work "$HOME" "$TMPDIR" \\( -path './*' ! -type d ! -name '*.pyc' \\
   \\( -newer {started} -o -cnewer {started} -links 1 \\) \\
   -exec printf 'changed %s\\0' {{}} + \\) -o \\( ! -path './*' -type f -newer {started} \\
   \\( -name core -o -name 'core.[0-9]*' \\) -exec printf 'core %s\\0' {{}} + \\) 2>/dev/null
-: >{started}
+echo - 1<>{started}
 """
 _NEXT = "[ -d {prefix}/conda-meta ] || printf 'spoilt \\0'\n"
 
@@ -59,7 +61,7 @@ _NEXT = "[ -d {prefix}/conda-meta ] || printf 'spoilt \\0'\n"
 def before(folder: str) -> str:
     """Return bash that notes when the tests begin whose folder of ours that is."""
     step, started = _notes(folder)
-    noted = f"{_OOM}echo $_mb_oom >|{started}\nunset _mb_file _mb_oom\n"
+    noted = f"{_OOM}echo $_mb_oom 1<>{started}\nunset _mb_file _mb_oom\n"
     return noted + _NEXT_STEP.format(step=step, started=started)
 
 

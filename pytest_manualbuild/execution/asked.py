@@ -38,3 +38,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             for number, check in enumerate(self.planned.checks)
             if check.language == language.NAME
         ]
+
+
+class Written(msgspec.Struct, frozen=True, kw_only=True):
+    """What is made from it."""
+
+    script: str
+    files: Mapping[str, bytes]
+    """Those that go into the folder of the tests, by their path there."""
+    plain: bool = False
+    """Whether a copy of a shell that is there can run it; see ``hosts.base.Connection.start``."""

@@ -12,6 +12,7 @@ import secrets
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 _STATUS = re.compile(r"-?[0-9]{1,10}")  # on Windows, a program that crashes returns less than 0
 
@@ -37,6 +38,8 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     said: Said
     numbers: tuple[int, ...] = ()
     """Of the checks that it is about: their positions in the plan."""
+    begun: tuple[int, ...] = ()
+    """Of checks that began right after these."""
     name: str = ""
     """Of the package that it is about."""
     status: int = 0
@@ -50,10 +53,10 @@ class Marks:
     def __init__(self) -> None:
         self._meaning: dict[str, Heard] = {}
 
-    def new(self, said: Said, *numbers: int, name: str = "") -> str:
+    def new(self, said: Said, *numbers: int, name: str = "", begun: tuple[int, ...] = ()) -> str:
         """Return a new word; a script says it as ``mark "WORD [STATUS [died]]"``."""
         word = secrets.token_hex(8)
-        self._meaning[word] = Heard(said=said, numbers=numbers, name=name)
+        self._meaning[word] = Heard(said=said, numbers=numbers, name=name, begun=begun)
         return word
 
     def heard(self, text: str) -> Heard | None:
@@ -64,10 +67,4 @@ class Marks:
             return None
         # Whoever should say a status and says none, or no number, did not end well.
         status = int(rest[0]) if rest and _STATUS.fullmatch(rest[0]) else 1
-        return Heard(
-            said=meaning.said,
-            numbers=meaning.numbers,
-            name=meaning.name,
-            status=status,
-            died=rest[1:] == ["died"],
-        )
+        return replace(meaning, status=status, died=rest[1:] == ["died"])

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from pytest_manualbuild.execution import activation, aftermath
-from pytest_manualbuild.execution.asked import SHORT_S, Asked
+from pytest_manualbuild.execution.asked import SHORT_S, Asked, Written
 from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.hosts.base import Connection
 from pytest_manualbuild.languages import LANGUAGES, Site
@@ -35,7 +35,7 @@ def work(folder: str) -> str:
     return f"{folder}/work"
 
 
-def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]:
+def script(asked: Asked, connection: Connection) -> Written:
     """Return the script of a section, and the files that go into its folder of tests."""
 
     def parses(texts: Sequence[str]) -> list[bool]:
@@ -47,13 +47,14 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
             for word, text in zip(said, texts, strict=True)
         ]
 
-    site = Site(parses=parses, marks=asked.marks)
     (section,) = asked.planned.sections
     base = asked.environment.prefix if section.schema else work(asked.folder)
     text = "".join(f"chmod +x {shlex.quote(f'{base}/{one}')}\n" for one in sorted(asked.programs))
-    text += activation.script(
+    active = activation.script(
         asked.planned, asked.environment, asked.build, asked.folder, asked.marks
     )
+    site = Site(parses=parses, marks=asked.marks, exports=active.exports)
+    text += active.script
     files = dict(asked.files)
     for language in LANGUAGES:
         if numbered := asked.checks(language):
@@ -65,4 +66,4 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
         failed=asked.marks.new(Said.TEST_FAILED),
         complete=asked.marks.new(Said.COMPLETE),
     )
-    return text, files
+    return Written(script=text, files=files, plain=active.exports is not None)

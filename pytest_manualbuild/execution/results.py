@@ -113,11 +113,7 @@ class Results:
             case Said.ENDED:
                 self._ended(mark)
             case Said.WENT_ON:
-                # Whatever it returned: `set -e` heeds no status of `! true` or `false && true`.
-                numbers = [number for number in mark.numbers if number in self._open]
-                note = f"It returned {mark.status}, and its shell, as set, went on."
-                notes = (note,) if mark.status else ()
-                self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=0, notes=notes)
+                self._went_on(mark)
             case Said.RETURNED:
                 self._returned = mark.status
             case Said.SHELL_ENDED:
@@ -178,6 +174,16 @@ class Results:
             self._failed(numbers, mark.status)
         else:
             self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=0)
+
+    def _went_on(self, mark: Heard) -> None:
+        """Conclude checks whatever they returned: `set -e` heeds no status of `! true`."""
+        numbers = [number for number in mark.numbers if number in self._open]
+        note = f"It returned {mark.status}, and its shell, as set, went on."
+        notes = (note,) if mark.status else ()
+        self._end(numbers, Outcome.PASSED, Cause.OK, exit_status=0, notes=notes)
+        if mark.begun:
+            self._has_no_end = False
+            self._begun(mark.begun)
 
     def _shell_ended(self, status: int) -> None:
         """Conclude the one shell of ``run_test.sh`` and the commands."""

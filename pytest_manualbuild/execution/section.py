@@ -15,7 +15,7 @@ import msgspec
 
 from pytest_manualbuild.errors import HostLost, Interrupted
 from pytest_manualbuild.execution import aftermath, display, posix, windows
-from pytest_manualbuild.execution.asked import SHORT_S, Asked
+from pytest_manualbuild.execution.asked import SHORT_S, Asked, Written
 from pytest_manualbuild.execution.marks import Marks
 from pytest_manualbuild.execution.results import Place, Results
 from pytest_manualbuild.execution.variables import recipe_dir
@@ -37,7 +37,7 @@ _MOST_HELD = 64
 class Dialect(Protocol):
     """A module that writes scripts for one sort of shell."""
 
-    def script(self, asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]:
+    def script(self, asked: Asked, connection: Connection) -> Written:
         """Return the script of a section, and the files that go into its folder of tests."""
         ...
 
@@ -119,14 +119,13 @@ class SectionRun:
             programs=programs,
             marks=self._marks,
         )
-        script, files = dialect.script(asked, connection)
+        written = dialect.script(asked, connection)
         if connection.shell == "sh":  # cmd knows no traps
             self._results.sourced = tuple(one.decode(errors="replace") for one in scripts.values())
-        connection.put(dialect.work(self._folder), files)
+        connection.put(dialect.work(self._folder), written.files)
         self._display = display.start(connection, self._planned, self._host)
-        if self._display is not None:
-            script = self._display.known + script
-        running = connection.start(script)
+        known = self._display.known if self._display is not None else ""
+        running = connection.start(known + written.script, plain=written.plain)
         try:
             clean = self._follow(running)
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_manualbuild.environment.environments import post_link
-from pytest_manualbuild.execution.asked import Asked
+from pytest_manualbuild.execution.asked import Asked, Written
 from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.execution.variables import documented, of_packages
 from pytest_manualbuild.hosts.base import Connection
@@ -47,7 +47,7 @@ def look(folder: str, prefix: str, following: Sequence[str]) -> str:
     )
 
 
-def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]:
+def script(asked: Asked, connection: Connection) -> Written:
     """Return the script of a section, and the files that go into its folder of tests."""
     site = BatchSite(
         marks=asked.marks,
@@ -84,7 +84,7 @@ def script(asked: Asked, connection: Connection) -> tuple[str, dict[str, bytes]]
     # A test may say so with a file of this name (conda-build, build.py).
     failed = site.say(Said.TEST_FAILED)
     text += f'cd /d "{site.work}"\nif exist TEST_FAILED (\n{failed})\n'
-    return f"{text}{site.say(Said.COMPLETE)}exit 0\n", files
+    return Written(script=f"{text}{site.say(Said.COMPLETE)}exit 0\n", files=files)
 
 
 def activate(environment: LinkedEnvironment) -> str:

@@ -136,13 +136,18 @@ class Connection(Protocol):
         """
         ...
 
-    def start(self, script: str) -> Running:
+    def start(self, script: str, *, plain: bool = False) -> Running:
         """Start a script in its own process group, with an empty standard input.
 
         In bash it may call the shell function ``mark TEXT`` (defined for it,
         not exported) to put a Mark into the events. It inherits a built
         environment (PATH of the system, HOME, TMPDIR, LANG=C.UTF-8 and nothing
         of the caller's). Only one script runs at a time.
+
+        A ``plain`` script is of POSIX sh and ASCII, and runs nothing of a package in its own
+        shell, so that a copy of one that is there will do. It starts a bash in a process group by
+        ``_mb_apart PATH bash``, which runs what is in ``_mb_define`` before anything else: where
+        that never began, the host is lost. Batch is never plain.
         """
         ...
 

@@ -70,7 +70,7 @@ if ( umask 077 && mkdir {folder} ) 2>/dev/null; then
   {folder}/try 2>/dev/null || _mb_problem=${{_mb_problem:-noexec}}
   _mb_clean() {{
     cd /; trap - EXIT
-    [ -z "$_mb_group" ] || kill -9 -- "-$_mb_group"
+    [ -z "$_mb_group" ] || kill -9 "-$_mb_group"
     _mb_kill_marked; _mb_kill_marked
     rm -rf {folder} && exit 0
     exit 9
@@ -78,7 +78,7 @@ if ( umask 077 && mkdir {folder} ) 2>/dev/null; then
   trap '_mb_clean 2>/dev/null' EXIT
   trap 'exit 9' HUP INT TERM PIPE
 elif [ -e {folder}/kept ] && [ "$(cat {folder}/owner)" = {run_id} ]; then
-  trap '{{ [ -z "$_mb_group" ] || kill -9 -- "-$_mb_group"; _mb_kill_marked; }} 2>/dev/null' EXIT
+  trap '{{ [ -z "$_mb_group" ] || kill -9 "-$_mb_group"; _mb_kill_marked; }} 2>/dev/null' EXIT
 elif [ -e {folder} ]; then _mb_problem=taken; else _mb_problem=folder; fi
 """
 # What people and other packages of the run see of the folder from now on, it goes on to hold.
@@ -202,6 +202,7 @@ class SshConnection(shells.ShellConnection):
                 folder=folder,
                 run_id=run.run_id,
                 also_kill="_mb_kill_marked; _mb_kill_marked\n",
+                outlives=True,
                 prepare=_KILL_MARKED.format(mark=mark) + _PREPARE.format(**values),
             )
             self.host_key = self._client.host_key()

@@ -25,6 +25,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
     parses: Parses
     marks: Marks
+    exports: str | None = None
+    """Lines that whatever is started must begin with, where the script is ``plain`` (see
+    ``hosts.base.Connection.start``); None: it has the environment active."""
 
     def begin(self, *numbers: int) -> str:
         """Return the line that says that these checks begin."""

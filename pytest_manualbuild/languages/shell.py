@@ -22,7 +22,7 @@ from pytest_manualbuild.execution.marks import Said
 from pytest_manualbuild.languages.base import BatchSite, Numbered, Parses, Piece, Site
 from pytest_manualbuild.languages.run_test_bat import run_test_bat
 from pytest_manualbuild.model import CheckKind
-from pytest_manualbuild.shells import MARK, READ_SCRIPT, SYSTEM_PATH, whole
+from pytest_manualbuild.shells import MARK, READ_SCRIPT, SYSTEM_PATH, as_format, whole
 
 NAME = "shell"
 PACKAGE = ""
@@ -34,8 +34,13 @@ _KEPT = "_manualbuild_run_test.sh"
 _MARK = '{{ _mb_mark "{word} $?" "$_" && : "$_"; }} 2>/dev/null\n'
 # The name of the mark in there is one that no program has.
 _RUN = """\
-printf '_mb_%s\n%s' "${define}" {text} | "$_mb_bash" -e "$_mb_work/{file}"
+builtin printf '_mb_%s\n%s' "${define}" {text} | "$_mb_bash" -e "$_mb_work/{file}"
 mark "{ended} ${{PIPESTATUS[1]}}"
+"""
+_RUN_PLAIN = """\
+{{ printf '_mb_%s\n' "${define}"; printf {text}; }} | (
+{exports}_mb_apart "$PREFIX/bin:$PATH" "$_mb_bash" -e "$_mb_work/{file}" )
+mark "{ended} $?"
 """
 _MOST_TRIES = 256
 """So many lines are looked at for the end of a statement; then the rest is one group."""
@@ -52,8 +57,8 @@ _OPEN = re.compile(
 def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> Piece:
     """Return the script for ``run_test.sh`` and the commands."""
 
-    def mark(said: Said, *numbers: int) -> str:
-        return _MARK.format(word=site.marks.new(said, *numbers))
+    def mark(said: Said, *numbers: int, begun: tuple[int, ...] = ()) -> str:
+        return _MARK.format(word=site.marks.new(said, *numbers, begun=begun))
 
     files = {_FILE: f"{READ_SCRIPT}\n".encode()}
     text = ': >"$0" || :\n'
@@ -66,22 +71,29 @@ def piece(checks: Sequence[Numbered], scripts: dict[str, bytes], site: Site) -> 
             ended = mark(Said.WENT_ON, number)
     text += f"\n\n{ended}set -ex\n\n\n\n"
     commands = [(number, check.text) for number, check in checks if check.kind is CheckKind.COMMAND]
+    before: tuple[int, ...] = ()
     for group, is_whole in statements(commands, site.parses):
-        numbers = [number for number, _ in group]
-        lines = "\n".join(command for _, command in group) + "\n"
-        # What is never whole goes on in whatever follows, which must be what conda-build has there,
-        # and may be no more than text to it: only its first command is known to have begun.
-        begun = mark(Said.BEGUN, *numbers) if is_whole else mark(Said.BEGUN_OPEN, numbers[0])
-        text += begun + lines + (mark(Said.WENT_ON, *numbers) if is_whole else "")
-    return Piece(
-        script=_RUN.format(
-            define=MARK,
-            text=shlex.quote(whole(text + "exit 0\n")),
-            file=_FILE,
-            ended=site.marks.new(Said.SHELL_ENDED),
-        ),
-        files=files,
-    )
+        numbers = tuple(number for number, _ in group)
+        if before and is_whole:
+            text += mark(Said.WENT_ON, *before, begun=numbers)
+        else:
+            text += mark(Said.WENT_ON, *before) if before else ""
+            # What is never whole goes on in whatever follows, which must be what conda-build has
+            # there, and may be no more than text to it: only its first command surely began.
+            text += mark(Said.BEGUN, *numbers) if is_whole else mark(Said.BEGUN_OPEN, numbers[0])
+        text += "\n".join(command for _, command in group) + "\n"
+        before = numbers if is_whole else ()
+    text += mark(Said.WENT_ON, *before) if before else ""
+    text = whole(f"{text}exit 0\n")
+    ended = site.marks.new(Said.SHELL_ENDED)
+    if site.exports is None:
+        run = _RUN.format(define=MARK, text=shlex.quote(text), file=_FILE, ended=ended)
+    else:
+        quoted = as_format(text.encode(errors="surrogateescape"))
+        run = _RUN_PLAIN.format(
+            define=MARK, text=quoted, exports=site.exports, file=_FILE, ended=ended
+        )
+    return Piece(script=run, files=files)
 
 
 def batch(checks: Sequence[Numbered], scripts: dict[str, bytes], site: BatchSite) -> Piece:
