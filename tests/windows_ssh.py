@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import os
 import posixpath
 import shutil
@@ -99,7 +100,10 @@ class WindowsSsh(sshd.Sshd):
         return found
 
     def _folders(self) -> list[Path]:
-        return [*self.drive.glob("mb-*"), *self.drive.glob("*/mb-*")]
+        # Not `Path.glob`, which fails where one is removed meanwhile.
+        there = glob.escape(str(self.drive))
+        patterns = (f"{there}/mb-*", f"{there}/*/mb-*")
+        return [Path(path) for pattern in patterns for path in glob.glob(pattern)]  # noqa: PTH207
 
     def _processes(self) -> list[Path]:
         """Return what runs in sessions, as folders of /proc."""
