@@ -583,6 +583,29 @@ def test_a_program_that_wants_a_session_of_its_own_is_waited_for(
     )
 
 
+@pytest.mark.parametrize("way", ["activate.d", "variant"])
+def test_a_file_that_every_bash_reads_does_not_get_to_read_the_tests(
+    tmp_path: Path, way: str
+) -> None:
+    # It takes the script from the standard input and says of each check that it went on.
+    evil = tmp_path / "evil.sh"
+    evil.write_text(
+        '[ -z "${SEEN-}" ] || return 0; export SEEN=1; text=$(cat); eval "$(printf \'%s\' "$text"'
+        " | grep -E '^(_mb_mark|exec 200|[{] _mb_mark)')\"; exit 0\n"
+    )
+    staged = {"etc/conda/activate.d/evil.sh": f"export BASH_ENV={evil}\n"}
+    write_package(
+        tmp_path,
+        'test:\n  commands:\n    - (exit 3)\n    - test -n "$BASH_ENV"\n',
+        staged=staged if way == "activate.d" else {},
+        info={"info/hash_input.json": json.dumps({"BASH_ENV": str(evil)})},
+    )
+
+    run_local(tmp_path)
+
+    assert outcomes(tmp_path)["commands[0]: (exit 3)"] == ("failed", "exit-status")
+
+
 def test_variables_of_the_variant_are_no_words_to_the_shell_that_starts_the_tests(
     tmp_path: Path, here_and_in_a_box: str
 ) -> None:

@@ -33,8 +33,12 @@ _KEPT = "_manualbuild_run_test.sh"
 # Leaves $? and $_ as they were, and no trace; with `&&`, errexit does not heed what $? was.
 _MARK = '{{ _mb_mark "{word} $?" "$_" && : "$_"; }} 2>/dev/null\n'
 # The name of the mark in there is one that no program has.
+# A file that BASH_ENV names would be read before the script, and could read the script then.
 _RUN = """\
-builtin printf '_mb_%s\n%s' "${define}" {text} | "$_mb_bash" -e "$_mb_work/{file}"
+_mb_env='unset BASH_ENV'
+[ -z "${{BASH_ENV+set}}" ] || builtin printf -v _mb_env 'export BASH_ENV=%q' "$BASH_ENV"
+builtin printf '%s\n_mb_%s\n%s' "$_mb_env" "${define}" {text} \\
+  | BASH_ENV= "$_mb_bash" -e "$_mb_work/{file}"
 mark "{ended} ${{PIPESTATUS[1]}}"
 """
 _RUN_PLAIN = """\
