@@ -68,6 +68,42 @@ def linked(environments: Environments, artifact: Artifact) -> Path:
     )
 
 
+def test_a_channel_that_names_no_sha256_does_not_hide_how_long_a_prefix_may_be(
+    tmp_path: Path,
+) -> None:
+    import builder
+
+    placeholder = "/opt/" + "short_" * 15
+    built = builder.Built(
+        recipe=None,
+        files={"bin/tool": builder.Staged(data=f"\0{placeholder}\0".encode())},
+        subdir="linux-64",
+        name="tool",
+        version="1",
+        placeholder=placeholder,
+    )
+    channel = tmp_path / "channel"
+    builder.write(built, channel, ".conda")
+    index_channel(channel)
+    for path in channel.glob("*/repodata.json"):
+        described = json.loads(path.read_text())
+        for record in described["packages.conda"].values():
+            del record["sha256"]
+        path.write_text(json.dumps(described))
+
+    with Environments(tmp_path / "cache", [channel.as_uri()]) as environments:
+        made = environments.prepare(
+            None,
+            requires=["tool"],
+            virtual_packages=(),
+            subdir="linux-64",
+            placement=in_own_root("0dd" * 8),
+            progress=lambda _: None,
+        )
+
+    assert len(made.prefix) == len(placeholder)
+
+
 def alter(path: Path) -> None:
     """Change a file's bytes, and hide it as well as its owner can."""
     before = path.stat()

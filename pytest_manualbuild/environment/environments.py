@@ -239,7 +239,9 @@ class Environments:
                 files.check_files(packages, artifact)
                 find = on_windows if subdir.startswith("win-") else padded
                 linked = [one for one in paths if one.get("path_type") != files.INFO]
-                self._placed[key] = find(root, packages, {sha256: linked})
+                # Of others a channel may name no hash at all.
+                known = {artifact.sha256: linked} if artifact is not None else {}
+                self._placed[key] = find(root, packages, known)
         return self._placed[key]
 
     def _linked(
