@@ -61,7 +61,7 @@ test:
 LONGEST = (
     "test_faults_", "test_kinds_", "test_upload", "test_run", "test_hostile_packages",
     "test_keep", "test_hosts", "test_v1_run", "test_v1_gate", "test_people",
-    "test_semantics", "test_recipe_tests",
+    "test_semantics", "test_activation", "test_recipe_tests",
 )  # fmt: skip
 """How the names of the files begin that take longest, each half a minute or so."""
 

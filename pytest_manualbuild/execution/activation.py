@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_manualbuild.checks import INSTALL
 from pytest_manualbuild.environment.environments import post_link
 from pytest_manualbuild.execution import aftermath, preamble
 from pytest_manualbuild.execution.marks import Marks, Said
 from pytest_manualbuild.execution.variables import documented
-from pytest_manualbuild.model import Artifact, PlannedPackage, builder_subdir
+from pytest_manualbuild.model import Artifact, CheckKind, PlannedPackage, builder_subdir
 from pytest_manualbuild.records import InstalledPackage, LinkedEnvironment
+from pytest_manualbuild.shells import MARK
 
 # What conda gives to a post-link script (gateways/subprocess.py, link.py), which ran at install.
 _POST_LINK = """\
@@ -27,6 +27,7 @@ _BASH = """\
 _mb_bash=/bin/bash
 [ -x "$_mb_bash" ] || _mb_bash=$(command -v bash)
 """
+# A script of the environment may have a `mark` of its own.
 _ACTIVATE = """\
 set -e
 cd {work}
@@ -34,6 +35,7 @@ _mb_work=$PWD
 {activate}{too}set +e
 {bash}cd "$_mb_work"
 unset _mb_script IFS
+eval "${define}"
 {started}mark {mark}
 {after}"""
 _PLAIN = f"""\
@@ -89,6 +91,7 @@ def script(
         text += _post_link(next(p for p in environment.packages if p.name == name), marks)
     text += _ACTIVATE.format(
         bash=_BASH,
+        define=MARK,
         activate=preamble.activate(environment),
         work=shlex.quote(work),
         too=preamble.activate_too(build),
@@ -104,7 +107,7 @@ def _is_plain(planned: PlannedPackage, environment: LinkedEnvironment) -> bool:
     (section,) = planned.sections
     if section.schema or environment.post_link:
         return False
-    if {one.language for one in planned.checks if one.kind is not INSTALL.kind} != {"shell"}:
+    if {one.language for one in planned.checks if one.kind is not CheckKind.INSTALL} != {"shell"}:
         return False
     if not all(_QUIET_NAME.fullmatch(name) for name in (*planned.artifact.variant, *section.env)):
         return False
